@@ -1,0 +1,47 @@
+"""The configuration: one YAML file, read strictly; every problem is reported with file, line, key and what is allowed."""
+
+from __future__ import annotations
+
+from pisyncd.config.advice import advice
+from pisyncd.config.identity import default_device_id, read_token
+from pisyncd.config.loading import load
+from pisyncd.config.problems import InvalidConfig, Problem
+from pisyncd.config.schema import (
+    Backoff,
+    Cloud,
+    Config,
+    Disk,
+    Gateway,
+    Log,
+    Messages,
+    Probe,
+    Settle,
+    Stop,
+    Sync,
+    Transfer,
+    Watchdog,
+    WatchRoot,
+)
+
+__all__ = [
+    "Backoff",
+    "Cloud",
+    "Config",
+    "Disk",
+    "Gateway",
+    "InvalidConfig",
+    "Log",
+    "Messages",
+    "Probe",
+    "Problem",
+    "Settle",
+    "Stop",
+    "Sync",
+    "Transfer",
+    "WatchRoot",
+    "Watchdog",
+    "advice",
+    "default_device_id",
+    "load",
+    "read_token",
+]

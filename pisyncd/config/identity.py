@@ -1,0 +1,82 @@
+"""Who this device is, and the secret that proves it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from pisyncd.config.schema import DEVICE_ID_PATTERN, Config
+from pisyncd.core import errors
+
+# PiSync's own application id: the machine-id itself must not leave the machine (machine-id(5)).
+APP_ID = uuid.UUID("5b1d2a0e-7c43-4f0f-9a65-1f8f6a0c7d21")
+CREDENTIAL = "pisync-token"
+_TOKEN_BYTES_MAX = 4096
+
+
+def default_device_id(root: Path = Path("/")) -> str | None:
+    """The hardware's serial number, else a name made from the machine-id; None where there is neither."""
+    serial = _read(root / "proc/device-tree/serial-number").strip("\0 \n\t")
+    # Some boards report zeros; two of them must not become one device.
+    if re.match(DEVICE_ID_PATTERN, serial) and serial.strip("0"):
+        return serial
+    machine_id = _read(root / "etc/machine-id").strip()
+    if re.fullmatch(r"[0-9a-f]{32}", machine_id) and machine_id.strip("0"):
+        return app_specific(machine_id)
+    return None
+
+
+def app_specific(machine_id: str) -> str:
+    """A stable name that does not give the machine-id away, as `systemd-id128 machine-id --app-specific=` makes it."""
+    digest = bytearray(hmac.new(bytes.fromhex(machine_id), APP_ID.bytes, hashlib.sha256).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x40
+    digest[8] = digest[8] & 0x3F | 0x80
+    return digest.hex()
+
+
+def read_token(config: Config, environ: Mapping[str, str]) -> str:
+    """The device's token: `cloud.token_file` where it can be read, else the systemd credential. Raises ConfigError.
+
+    The file comes first because a credential keeps the content that it had when the service was started.
+    """
+    sources = token_sources(config, environ)
+    unreadable = []
+    for source in sources:
+        try:
+            raw = source.read_bytes()[: _TOKEN_BYTES_MAX + 1]
+        except OSError as error:
+            unreadable.append(f"{source}: {(error.strerror or 'cannot be read').lower()}")
+            continue
+        token = raw.decode("ascii", "replace").strip()
+        if not token:
+            unreadable.append(f"{source}: is empty")
+        elif len(raw) > _TOKEN_BYTES_MAX or not re.fullmatch(r"[!-~]+", token):
+            raise errors.ConfigError(f"{source}: is not a token", code="token-invalid", hint=_TOKEN_HINT)
+        else:
+            return token
+    tried = "; ".join(unreadable) or "neither cloud.token_file nor a systemd credential is set"
+    raise errors.ConfigError(f"no token for the cloud: {tried}", code="token-missing", hint=_TOKEN_HINT)
+
+
+_TOKEN_HINT = (
+    "run `pisync-cloud enroll DEVICE_ID` on the cloud and put the last line that it prints into the token file"
+)
+
+
+def token_sources(config: Config, environ: Mapping[str, str]) -> list[Path]:
+    """Where the token may stand, best first."""
+    sources = [config.cloud.token_file] if config.cloud.token_file else []
+    if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        sources.append(Path(directory) / CREDENTIAL)
+    return sources
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
