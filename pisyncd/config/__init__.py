@@ -1,4 +1,4 @@
-"""The configuration: one YAML file, read strictly; every problem is reported with file, line, key and what is allowed."""
+"""The configuration: one YAML file, read strictly; every problem has file, line, key and what is allowed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
 def advice(config: Config, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Warnings for a person, one line each: a token file others can read, a token sent in the clear, a root that is missing."""
+    """Warnings for a person, one line each: a token in the open, in a file or on the way, and a missing root."""
     return (*_token_mode(config, environ), *_clear_text(config), *_missing_roots(config))
 
 

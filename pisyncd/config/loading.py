@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,13 +29,15 @@ _ORDERED = (
 def load(path: Path, environ: Mapping[str, str], *, root: Path = Path("/")) -> schema.Config:
     """Read and check the configuration. The environment wins over the file.
 
-    `root` is where /proc and /etc are looked up for the default device_id. Raises InvalidConfig (a ConfigError, exit 78)
+    `root` is where /proc and /etc are looked up for the default device_id. Raises InvalidConfig (a ConfigError)
     with every problem.
     """
     document, faults = strict_yaml.read(_text(path))
     problems = Problems(path)
     for fault in faults:
         problems.in_file(fault.line, "", fault.detail)
+    if document is None:
+        raise InvalidConfig(problems.found)
     reader = _Reader(problems)
     given = reader.section(document, schema.Config, "")
     for section, setting, value in environment.overrides(environ, problems):
@@ -82,9 +84,7 @@ class _Reader:
         if not isinstance(node.value, dict):
             # A section whose settings are all commented out is empty, which is no mistake.
             if node.value is not None:
-                self.problems.in_file(
-                    node.line, prefix.rstrip("."), "must be a section: indented lines `setting: value`"
-                )
+                self.problems.in_file(node.line, prefix.rstrip("."), "must be a section: indented lines")
             return self._required({}, kind, prefix, node.line)
         known = {field.name: field for field in fields.of(kind)}
         given: dict[str, Any] = {}
@@ -109,9 +109,7 @@ class _Reader:
 
     def _watch(self, node: Node) -> tuple[dict[str, Any], ...] | None:
         if not isinstance(node.value, list) or not node.value:
-            self.problems.in_file(
-                node.line, "watch", "must be a list of at least one directory: `- path: /srv/learning`"
-            )
+            self.problems.in_file(node.line, "watch", "must be a list of directories: `- path: /srv/learning`")
             return None
         found = []
         for index, item in enumerate(node.value):
@@ -134,9 +132,7 @@ class _Reader:
 
     def _unknown(self, name: str, line: int, prefix: str, known: Mapping[str, fields.Field]) -> None:
         if name.lower() in _SECRETS:
-            detail = (
-                "a secret must not stand in this file; put it into a file of its own and name that in cloud.token_file"
-            )
+            detail = "a secret must not stand here; put it into a file of its own and name that in cloud.token_file"
         else:
             detail = f"is not a setting; {did_you_mean(name, known)}"
         self.problems.in_file(line, prefix + name, detail)
@@ -166,7 +162,7 @@ def _device_id(given: dict[str, Any], reader: _Reader, root: Path) -> None:
         reader.problems.in_file(
             None,
             "device_id",
-            "is missing, and this machine has neither a serial number nor a machine-id; give it a name",
+            "is missing, and this machine has no serial number and no machine-id; name it",
         )
     else:
         given["device_id"] = found
@@ -223,4 +219,4 @@ def _build(given: dict[str, Any]) -> schema.Config:
     for name in ("state_dir", "runtime_dir"):
         if name in values:
             values[name] = Path(os.path.normpath(values[name]))
-    return cast(schema.Config, schema.Config(**values))
+    return schema.Config(**values)

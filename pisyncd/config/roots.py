@@ -40,7 +40,7 @@ def check(
 
 
 def spare_own_state(config: Config) -> Config:
-    """The same with PiSync's own directories excluded, where a root holds them; else it would send its own outbox, for ever."""
+    """The same with PiSync's own directories excluded; a root that holds them would send its own outbox for ever."""
     return msgspec.structs.replace(config, watch=tuple(_spare(root, config) for root in config.watch))
 
 

@@ -1,7 +1,7 @@
 """Every setting: its type, its default, its bounds and its help text.
 
-Units come last in a name: `_s` seconds, `_bytes` bytes, `_percent` percent. `config/pisyncd.example.yaml` is generated from
-this file, and so is what an error message says is allowed.
+Units come last in a name: `_s` seconds, `_bytes` bytes, `_percent` percent. `config/pisyncd.example.yaml` is
+generated from this file, and so is what an error message says is allowed.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class WatchRoot(Struct, frozen=True, kw_only=True):
 
     path: Annotated[
         Path,
-        Meta(
-            description="Absolute path of a directory. One that is missing (an unplugged disk) is waited for. Required."
-        ),
+        Meta(description="Absolute path of a directory. A missing one (an unplugged disk) is waited for. Required."),
     ]
     name: Annotated[
         str,
@@ -95,7 +93,7 @@ class Settle(Struct, frozen=True, kw_only=True):
         Meta(
             ge=1,
             le=604800,
-            description="Every root is read anew after this time, times 0.75 to 1.25 by chance, in case a change was missed.",
+            description="Every root is read anew after this time, times 0.75 to 1.25 by chance.",
         ),
     ] = 3600.0
 
@@ -147,13 +145,9 @@ class Transfer(Struct, frozen=True, kw_only=True):
 class Backoff(Struct, frozen=True, kw_only=True):
     """How long to wait after trouble. Waits double and carry full jitter; they survive a restart."""
 
-    base_s: Annotated[float, Meta(ge=0.1, le=3600, description="First wait after the cloud could not be reached.")] = (
-        5.0
-    )
+    base_s: Annotated[float, Meta(ge=0.1, le=3600, description="First wait after a failed attempt.")] = 5.0
     cap_s: Annotated[float, Meta(ge=1, le=86400, description="Longest wait for the cloud.")] = 1800.0
-    item_base_s: Annotated[
-        float, Meta(ge=0.1, le=3600, description="First wait of one file that was refused; then x5.")
-    ] = 25.0
+    item_base_s: Annotated[float, Meta(ge=0.1, le=3600, description="First wait of a refused file; then x5.")] = 25.0
     item_cap_s: Annotated[float, Meta(ge=1, le=604800, description="Longest wait of one file.")] = 86400.0
 
 
@@ -170,9 +164,9 @@ class Messages(Struct, frozen=True, kw_only=True):
             "Learning data is never shed.",
         ),
     ] = 10_000
-    timeout_s: Annotated[
-        float, Meta(ge=1, le=600, description="Give up on a batch without an answer after this time.")
-    ] = 30.0
+    timeout_s: Annotated[float, Meta(ge=1, le=600, description="Give up on an unanswered batch after this time.")] = (
+        30.0
+    )
 
 
 class Probe(Struct, frozen=True, kw_only=True):
@@ -187,17 +181,17 @@ class Probe(Struct, frozen=True, kw_only=True):
             description="Time between probes while nothing is owed. One probe costs about 6 KB with TLS.",
         ),
     ] = 21600.0
-    timeout_s: Annotated[
-        float, Meta(ge=1, le=120, description="A probe without an answer after this time has failed.")
-    ] = 10.0
+    timeout_s: Annotated[float, Meta(ge=1, le=120, description="An unanswered probe has failed after this time.")] = (
+        10.0
+    )
 
 
 class Disk(Struct, frozen=True, kw_only=True):
     """Room that is left to the rest of the machine. The larger of the two counts."""
 
-    free_floor_bytes: Annotated[int, Meta(ge=0, le=1 * TIB, description="Bytes kept free below `state_dir`.")] = (
-        250_000_000
-    )
+    free_floor_bytes: Annotated[
+        int, Meta(ge=0, le=1 * TIB, description="Bytes kept free on the disk of `state_dir`.")
+    ] = 250_000_000
     free_floor_percent: Annotated[float, Meta(ge=0, le=50, description="Percent of the disk kept free.")] = 1.0
 
 
@@ -209,7 +203,7 @@ class Watchdog(Struct, frozen=True, kw_only=True):
         Meta(
             ge=5,
             le=3600,
-            description="An activity without progress for longer is stuck; systemd then restarts the daemon.",
+            description="An activity without progress for longer is stuck; systemd restarts the daemon.",
         ),
     ] = 60.0
 
@@ -221,7 +215,7 @@ class Gateway(Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern=r"^[a-z_][a-z0-9_-]{0,31}$",
-            description="Its members may use pisyncctl. When it does not exist, the socket stays with the daemon's own group.",
+            description="Its members may use pisyncctl. If it does not exist: the daemon's own group.",
         ),
     ] = "pisync"
 
@@ -231,9 +225,7 @@ class Stop(Struct, frozen=True, kw_only=True):
 
     drain_s: Annotated[
         float,
-        Meta(
-            ge=0, le=80, description="Chunks under way may finish for this time; what is durable is never sent twice."
-        ),
+        Meta(ge=0, le=80, description="Chunks under way may finish for this time."),
     ] = 15.0
 
 

@@ -1,7 +1,7 @@
 """YAML read so that it means what a person sees.
 
-YAML 1.1 makes `no` False, `010` 8 and `12:30:00` 45000, and lets the second of two equal keys win. Here `true` and `false` are
-the only booleans, numbers are decimal, everything else is text, and a repeated key is a problem.
+YAML 1.1 makes `no` False, `010` 8 and `12:30:00` 45000, and lets the second of two equal keys win. Here `true` and
+`false` are the only booleans, numbers are decimal, everything else is text, and a repeated key is a problem.
 """
 
 from __future__ import annotations
@@ -35,21 +35,18 @@ class Fault:
     detail: str
 
 
-def read(text: str) -> tuple[Node, list[Fault]]:
-    """The document as nodes, with every fault. After broken syntax the document is empty; an empty file is an empty mapping."""
+def read(text: str) -> tuple[Node | None, list[Fault]]:
+    """The document as nodes, with every fault. An empty file is an empty mapping; broken syntax is None."""
     faults: list[Fault] = []
     try:
         return _Reader(yaml.parse(text, Loader=yaml.SafeLoader), faults).document(), faults
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         detail = ", ".join(part for part in (error.context, error.problem) if part)
-        return _empty(), [*faults, Fault(line=mark.line + 1 if mark else 1, detail=f"not valid YAML: {detail}")]
+        return None, [*faults, Fault(line=mark.line + 1 if mark else 1, detail=f"not valid YAML: {detail}")]
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        return _empty(), [
-            *faults,
-            Fault(line=line, detail=f"not valid YAML: the character {error.character!r} is not allowed"),
-        ]
+        return None, [*faults, Fault(line=line, detail="not valid YAML: it holds a control character")]
 
 
 def scalar(text: str) -> bool | int | float | str | None:
@@ -63,10 +60,6 @@ def scalar(text: str) -> bool | int | float | str | None:
     if _NUMBER.fullmatch(text):
         return float(text)
     return text
-
-
-def _empty() -> Node:
-    return Node(value={}, line=1)
 
 
 class _Reader:
@@ -84,19 +77,19 @@ class _Reader:
                     self._fault(event, "a second document (---) is not allowed")
                     return root
                 root = self._node(next(self._events), 0)
-        return _empty() if root is None or root.value is None else root
+        return Node(value={}, line=1) if root is None or root.value is None else root
 
     def _node(self, event: yaml.Event, depth: int) -> Node:
-        line = event.start_mark.line + 1
+        line = _line(event)
         if isinstance(event, yaml.AliasEvent):
             self._fault(event, "aliases (*name) are not allowed; write the value out")
             return Node(value=None, line=line)
-        if getattr(event, "tag", None) is not None:
-            self._fault(event, f"tags are not allowed ({event.tag}); leave it out")  # type: ignore[attr-defined]
+        if (tag := getattr(event, "tag", None)) is not None:
+            self._fault(event, f"tags are not allowed ({tag}); leave it out")
         if isinstance(event, yaml.ScalarEvent):
-            return Node(value=scalar(event.value) if event.style is None else event.value, line=line)
+            return Node(value=self._text(event) if event.style else scalar(event.value), line=line)
         if depth >= _DEPTH_MAX:
-            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=yaml.Mark("", 0, line - 1, 0, None, 0))
         if isinstance(event, yaml.SequenceStartEvent):
             return Node(value=self._sequence(depth + 1), line=line)
         return Node(value=self._mapping(depth + 1), line=line)
@@ -120,8 +113,20 @@ class _Reader:
             if key in entries:
                 self._fault(event, f"the key `{key}` stands here twice (first in line {entries[key].line}); remove one")
             else:
-                entries[key] = Node(value=node.value, line=event.start_mark.line + 1)
+                entries[key] = Node(value=node.value, line=_line(event))
         return entries
 
+    def _text(self, event: yaml.ScalarEvent) -> str:
+        try:
+            event.value.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            self._fault(event, "holds half of a character (a lone surrogate); write the whole character")
+            return ""
+        return str(event.value)
+
     def _fault(self, event: yaml.Event, detail: str) -> None:
-        self._faults.append(Fault(line=event.start_mark.line + 1, detail=detail))
+        self._faults.append(Fault(line=_line(event), detail=detail))
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 1
