@@ -204,7 +204,9 @@ def proof(token: str, challenge: str) -> str:
 
 def proof_holds(token: str, challenge: str, answer: str | None) -> bool:
     """Whether `answer` can only come from someone who knows the token."""
-    return answer is not None and hmac.compare_digest(proof(token, challenge).encode(), answer.encode("utf-8", "replace"))
+    return answer is not None and hmac.compare_digest(
+        proof(token, challenge).encode(), answer.encode("utf-8", "replace")
+    )
 
 
 def encode_metadata(pairs: dict[str, bytes | None]) -> str:

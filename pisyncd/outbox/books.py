@@ -1,0 +1,124 @@
+"""What the daemon remembers beside files and messages: losses, cycles, breakers, cursors and networks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import aiosqlite
+
+from pisyncd.core import wire
+from pisyncd.core.backoff import Breaker
+from pisyncd.outbox.db import Database, queries
+from pisyncd.outbox.messages import Messages
+
+_sql = queries("books")
+
+LEDGER_KEEP = 10_000
+CYCLES_KEEP = 5_000
+
+Outcome = Literal["success", "partial", "failed", "offline", "idle"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cycle:
+    """One sync cycle. Bytes are bytes on the wire, duration is monotonic."""
+
+    outcome: Outcome
+    attempted: int
+    files_synced: int
+    errors: int
+    bytes_sent: int
+    speed_mbps: float | None
+    duration_ms: int
+    error_code: str | None
+
+
+class Ledger:
+    """The numbered entries of what was set aside, refused, evicted or salvaged."""
+
+    def __init__(self, db: Database, messages: Messages) -> None:
+        self._db = db
+        self._messages = messages
+
+    async def record(
+        self, tx: aiosqlite.Connection, what: str, reason: str, *, count: int = 1, bytes: int = 0, detail: str = ""
+    ) -> int:
+        """Writes one entry and its message in the caller's transaction; gives the entry's number."""
+        wall_ms = self._db.clock.wall_ms()
+        entry = {"what": what, "reason": reason, "count": count, "bytes": bytes, "detail": detail}
+        number: int = await _sql.add_loss(tx, wall_ms=wall_ms, **entry)
+        await _sql.trim_losses(tx, keep=LEDGER_KEEP)
+        await self._messages.append(tx, wire.STREAM_LOSS, "loss", {"entry": number, "wall_ms": wall_ms, **entry})
+        return number
+
+    async def newest(self, most: int) -> list[dict[str, Any]]:
+        return [dict(row) async for row in _sql.losses(self._db.reader, most=most)]
+
+    async def count(self) -> int:
+        return int(await _sql.count_losses(self._db.reader))
+
+
+class Cycles:
+    """The sync cycles of this device, and the sync events that report them."""
+
+    def __init__(self, db: Database, messages: Messages) -> None:
+        self._db = db
+        self._messages = messages
+
+    async def record(self, cycle: Cycle, event: dict[str, Any] | None) -> None:
+        """Writes a cycle and, unless it is None, the sync event that reports it, in one transaction."""
+        async with self._db.transaction() as tx:
+            event_id = None
+            if event is not None:
+                event_id = await self._messages.append(tx, wire.STREAM_SYNC, "sync_event", event)
+            await _sql.add_cycle(
+                tx,
+                event_id=event_id,
+                ended_wall_ms=self._db.clock.wall_ms(),
+                clock_trusted=self._db.clock.trusted(),
+                **asdict(cycle),
+            )
+            await _sql.trim_cycles(tx, keep=CYCLES_KEEP)
+
+    async def newest(self, most: int, before: int = 2**62) -> list[dict[str, Any]]:
+        """The newest cycles, or those before the cycle of that id."""
+        return [dict(row) async for row in _sql.cycles(self._db.reader, most=most, before=before)]
+
+
+class Memory:
+    """Small things that survive a restart."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def get(self, name: str) -> str | None:
+        value = await _sql.get_cursor(self._db.reader, name=name)
+        return None if value is None else str(value)
+
+    async def set(self, name: str, value: str) -> None:
+        async with self._db.transaction() as tx:
+            await _sql.set_cursor(tx, name=name, value=value)
+
+    async def breaker(self, destination: str) -> Breaker:
+        """What is remembered of a destination; a wait from before a restart goes on."""
+        row = await _sql.get_breaker(self._db.reader, destination=destination)
+        return Breaker(failures=row[0], due_at_ms=row[1]) if row else Breaker()
+
+    async def set_breaker(self, destination: str, breaker: Breaker) -> None:
+        async with self._db.transaction() as tx:
+            await _sql.set_breaker(
+                tx, destination=destination, failures=breaker.failures, due_at_ms=breaker.due_at_ms
+            )
+
+    async def network(self, name: str) -> tuple[int, float | None] | None:
+        """(chunk bytes, goodput in bytes/s) as last learned on a network."""
+        row = await _sql.get_network(self._db.reader, name=name)
+        return (row[0], row[1]) if row else None
+
+    async def set_network(self, name: str, chunk_bytes: int, goodput_bps: float | None) -> None:
+        async with self._db.transaction() as tx:
+            await _sql.set_network(
+                tx, name=name, chunk_bytes=chunk_bytes, goodput_bps=goodput_bps, wall_ms=self._db.clock.wall_ms()
+            )
+            await _sql.trim_networks(tx)

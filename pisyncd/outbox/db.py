@@ -1,0 +1,177 @@
+"""The outbox: one SQLite database that holds whatever this device owes the cloud.
+
+Outbox time is the number of milliseconds this device has been on, counted on across restarts: `due_at_ms` and ages
+compare in it, so no clock step moves them. It stands still while the power is off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import aiosqlite
+import structlog
+
+from pisyncd.core.errors import SchemaTooNew, StorageBusy
+from pisyncd.runtime.clock import Clock
+
+log = structlog.get_logger()
+
+HERE = Path(__file__).parent
+APPLICATION_ID = 0x50695379  # "PiSy"
+BUSY_S = 5.0
+JOURNAL_BYTES_MAX = 8 * 1024 * 1024
+
+PRAGMAS = f"""
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
+PRAGMA foreign_keys = ON;
+PRAGMA temp_store = MEMORY;
+PRAGMA cache_size = -2000;
+PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX};
+"""
+
+# The sightings of one batch, beside the rows they are compared with.
+STAGE = """
+CREATE TEMP TABLE sightings (
+    root TEXT NOT NULL, path BLOB NOT NULL, kind TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    inode INTEGER NOT NULL, priority INTEGER NOT NULL,
+    PRIMARY KEY (root, path)
+) WITHOUT ROWID;
+"""
+
+
+def queries(name: str) -> Any:
+    """The named queries of `<name>.sql` beside this file."""
+    return aiosql.from_path(HERE / f"{name}.sql", "aiosqlite", mandatory_parameters=False)
+
+
+_books = queries("books")
+
+
+class Database:
+    """The connections of the outbox: one writer behind `transaction()`, one reader."""
+
+    def __init__(self, path: Path, clock: Clock, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
+        self.path = path
+        self.clock = clock
+        self._writer = writer
+        self.reader = reader
+        self._lock = asyncio.Lock()
+        self._base_ms = 0
+
+    def now_ms(self) -> int:
+        """Outbox time."""
+        return self._base_ms + self.clock.boottime_ms()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[aiosqlite.Connection]:
+        """One write transaction at a time; commits on leaving, rolls back on any error.
+
+        Raises StorageBusy when the disk is full or somebody else holds the database.
+        """
+        async with self._lock:
+            try:
+                await self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._writer
+                    await _books.set_cursor(self._writer, name="last_at_ms", value=str(self.now_ms()))
+                    await self._writer.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.OperationalError):
+                        await asyncio.shield(self._writer.rollback())
+                    raise
+            except sqlite3.OperationalError as error:
+                raise _storage_trouble(error) from error
+
+    async def resume_time(self) -> None:
+        """Goes on counting outbox time where the last run left off."""
+        boot = await _books.get_cursor(self._writer, name="boot_id")
+        base = int(await _books.get_cursor(self._writer, name="base_ms") or 0)
+        last = int(await _books.get_cursor(self._writer, name="last_at_ms") or 0)
+        self._base_ms = base if boot == self.clock.boot_id else last
+        async with self.transaction() as tx:
+            await _books.set_cursor(tx, name="boot_id", value=self.clock.boot_id)
+            await _books.set_cursor(tx, name="base_ms", value=str(self._base_ms))
+
+    async def close(self) -> None:
+        """Folds the write-ahead log into the database and closes."""
+        with contextlib.suppress(sqlite3.Error):
+            await self._writer.execute("PRAGMA incremental_vacuum(2000)")
+            await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        await self.reader.close()
+        await self._writer.close()
+
+
+def _storage_trouble(error: sqlite3.OperationalError) -> Exception:
+    text = str(error)
+    if "full" in text or "readonly" in text:
+        return StorageBusy("the disk with the outbox is full", code="storage-full")
+    if "locked" in text or "busy" in text:
+        return StorageBusy("the outbox is locked by another program", code="storage-locked")
+    if "disk I/O" in text:
+        return StorageBusy("the disk with the outbox reports an error", code="storage-error")
+    return error
+
+
+async def connect(path: Path, clock: Clock) -> Database:
+    """Opens or creates the database and migrates it.
+
+    Raises SchemaTooNew when a newer PiSync wrote it, sqlite3.DatabaseError when it is damaged.
+    """
+    fresh = not path.exists()
+    writer = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+    try:
+        if fresh:
+            await writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            await writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        await _refuse_newer(writer)
+        await writer.executescript(PRAGMAS)
+        await _migrate(writer)
+        await writer.executescript(STAGE)
+        reader = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
+        await reader.execute("PRAGMA query_only = ON")
+        await reader.execute("PRAGMA cache_size = -500")
+        reader.row_factory = sqlite3.Row
+    except BaseException:
+        await writer.close()
+        raise
+    database = Database(path, clock, writer, reader)
+    await database.resume_time()
+    return database
+
+
+def _migrations() -> list[tuple[int, Path]]:
+    return sorted((int(path.name.split("_")[0]), path) for path in (HERE / "schema").glob("*.sql"))
+
+
+async def _version(db: aiosqlite.Connection) -> int:
+    async with db.execute("PRAGMA user_version") as cursor:
+        row = await cursor.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def _refuse_newer(db: aiosqlite.Connection) -> None:
+    known, found = _migrations()[-1][0], await _version(db)
+    if found > known:
+        raise SchemaTooNew(f"the outbox has schema {found}, this pisyncd knows {known}")
+
+
+async def _migrate(db: aiosqlite.Connection) -> None:
+    found = await _version(db)
+    for number, path in _migrations():
+        if number <= found:
+            continue
+        script = f"BEGIN IMMEDIATE;\n{path.read_text(encoding='utf-8')}\nPRAGMA user_version = {number};\nCOMMIT;"
+        try:
+            await db.executescript(script)
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                await db.execute("ROLLBACK")
+            raise
+        log.info("outbox.migrated", schema=number)

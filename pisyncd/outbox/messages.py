@@ -1,0 +1,102 @@
+"""Messages owed to the cloud, numbered per stream, kept until the cloud has acknowledged their number."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import aiosqlite
+import msgspec
+
+from pisyncd.core import wire
+from pisyncd.outbox.db import Database, queries
+
+_sql = queries("messages")
+
+PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5}
+
+
+class Messages:
+    """append, batch, accept_through, and counts.
+
+    A stream's name carries the outbox's own id, so a device whose outbox was lost begins new streams instead of
+    giving old numbers to new messages.
+    """
+
+    def __init__(self, db: Database, outbox_id: str) -> None:
+        self._db = db
+        self._outbox_id = outbox_id
+
+    async def append(
+        self,
+        tx: aiosqlite.Connection,
+        stream: str,
+        item_type: str,
+        body: dict[str, Any],
+        *,
+        message_id: str | None = None,
+    ) -> str:
+        """Adds one message in the caller's transaction, beside the fact that it reports; gives its id.
+
+        A salvaged message keeps the id that it had, so that the cloud knows it when it has it already.
+        """
+        name = f"{stream}.{self._outbox_id}"
+        seq = await _sql.next_seq(tx, stream=name)
+        stamp = self._db.clock.stamp()
+        message_id = message_id or str(uuid.uuid4())
+        if item_type == "sync_event":
+            body = {**body, "event_id": message_id, "seq": seq}
+        elif item_type == "event":
+            body = {"eventId": message_id, **body}
+        await _sql.append(
+            tx,
+            stream=name,
+            seq=seq,
+            id=message_id,
+            item_type=item_type,
+            body=msgspec.json.encode(body).decode(),
+            priority=PRIORITY.get(stream, 5),
+            boot_id=stamp.boot_id,
+            boottime_ms=stamp.boottime_ms,
+            wall_ms=stamp.wall_ms,
+            clock_trusted=stamp.clock_trusted,
+            now_ms=self._db.now_ms(),
+        )
+        return message_id
+
+    async def batch(self, most: int) -> list[wire.Item]:
+        """Up to `most` messages in the order in which they are to be sent."""
+        return [
+            wire.Item(
+                itemType=item_type,
+                itemData=msgspec.Raw(body.encode()),
+                id=message_id,
+                stream=stream,
+                seq=seq,
+                boot_id=boot_id,
+                boottime_ms=boottime_ms,
+                wall_ms=wall_ms,
+                clock_trusted=bool(trusted),
+            )
+            async for stream, seq, message_id, item_type, body, boot_id, boottime_ms, wall_ms, trusted in _sql.batch(
+                self._db.reader, most=most
+            )
+        ]
+
+    async def accept_through(self, received: dict[str, int]) -> int:
+        """Lets go of all messages up to each stream's number; gives how many. Numbers never move back."""
+        dropped = 0
+        async with self._db.transaction() as tx:
+            for stream, seq in received.items():
+                dropped += await _sql.accept_through(tx, stream=stream, seq=seq)
+                await _sql.mark_accepted(tx, stream=stream, seq=seq)
+        return dropped
+
+    async def owed(self) -> tuple[int, int, int | None]:
+        """(messages, bytes, outbox time of the oldest)."""
+        row = await _sql.owed(self._db.reader)
+        return int(row[0]), int(row[1]), row[2]
+
+    async def by_stream(self) -> list[dict[str, Any]]:
+        """Per stream: messages, bytes, oldest_at_ms."""
+        return [dict(row) async for row in _sql.by_stream(self._db.reader)]

@@ -1,0 +1,32 @@
+-- name: next_seq$
+-- The next number of a stream; the number and the message that carries it commit together.
+INSERT INTO streams (stream, last_seq) VALUES (:stream, 1)
+ON CONFLICT (stream) DO UPDATE SET last_seq = last_seq + 1
+RETURNING last_seq;
+
+-- name: append!
+INSERT INTO messages (stream, seq, id, item_type, body, priority, boot_id, boottime_ms, wall_ms, clock_trusted,
+    queued_at_ms)
+VALUES (:stream, :seq, :id, :item_type, :body, :priority, :boot_id, :boottime_ms, :wall_ms, :clock_trusted, :now_ms);
+
+-- name: batch
+-- The first messages of all streams, urgent ones first; within a stream always in order.
+SELECT stream, seq, id, item_type, body, boot_id, boottime_ms, wall_ms, clock_trusted FROM messages
+ORDER BY priority DESC, stream, seq LIMIT :most;
+
+-- name: accept_through!
+-- The cloud has all of the stream up to this number, durably.
+DELETE FROM messages WHERE stream = :stream AND seq <= :seq;
+
+-- name: mark_accepted!
+UPDATE streams SET accepted_seq = max(accepted_seq, min(:seq, last_seq)) WHERE stream = :stream;
+
+-- name: owed^
+SELECT count(*), coalesce(sum(length(body)), 0), min(queued_at_ms) FROM messages;
+
+-- name: by_stream
+SELECT stream, count(*) AS messages, sum(length(body)) AS bytes, min(queued_at_ms) AS oldest_at_ms
+FROM messages GROUP BY stream ORDER BY stream;
+
+-- name: oldest$
+SELECT min(queued_at_ms) FROM messages;
