@@ -58,7 +58,7 @@ class Notifier:
 
 
 def watchdog_interval_s(environ: Mapping[str, str]) -> float | None:
-    """Half of WATCHDOG_USEC: how often to feed the watchdog (sd_watchdog_enabled(3)). None when it is off or not ours."""
+    """Half of WATCHDOG_USEC: how often to feed the watchdog. None when it is off or another process's."""
     usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not (usec.isascii() and usec.isdigit() and int(usec) > 0):
         return None
