@@ -1,0 +1,110 @@
+"""The outer edge: every failure becomes one problem answer here, every answer carries its request id and proof."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
+
+from cloud.api import access
+from cloud.rules import problems
+from cloud.rules.problems import Refusal
+from cloud.services import wall_ms
+from pisyncd.core import wire
+from pisyncd.core.errors import TransientError
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+REQUEST_ID = "X-Request-ID"
+_PREFIX = os.urandom(6).hex()
+_NUMBERS = itertools.count(1)
+_STATUS_CODES = {
+    400: "malformed",
+    404: "not-found",
+    405: "method-not-allowed",
+    411: "length-required",
+    413: "too-large",
+    415: "media-type",
+    417: "expectation-failed",
+}
+#: What a client's own broken body, or its going away, can raise while a handler reads.
+BROKEN_BODY = (
+    web.PayloadAccessError if hasattr(web, "PayloadAccessError") else ClientPayloadError,
+    ClientPayloadError,
+    http_exceptions.BadHttpMessage,
+    http_exceptions.PayloadEncodingError,
+    zlib.error,
+)
+
+
+@web.middleware
+async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Maps everything that can go wrong to one problem answer, once."""
+    request["request_id"] = f"{_PREFIX}-{next(_NUMBERS):x}"
+    try:
+        return await handler(request)
+    except Refusal as error:
+        return _problem(request, error.status, error)
+    except web.HTTPException as error:
+        return _from_http(request, error)
+    except TransientError as error:
+        log.warning("request.postponed", code=error.code, detail=error.detail, path=request.path)
+        retry = str(max(1, round(error.retry_after_s or 5)))
+        return _problem(request, 503, Refusal(503, error.code, error.detail, headers={"Retry-After": retry}))
+    except BROKEN_BODY as error:
+        return _problem(request, 400, problems.malformed(f"the body cannot be read: {error}", code="body-unreadable"))
+    except ConnectionError:
+        raise
+    except Exception:
+        log.exception("request.failed", method=request.method, path=request.path, request_id=request["request_id"])
+        return _problem(request, 500, Refusal(500, "internal", "the cloud failed; the log has the details"))
+
+
+def _from_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        raise error
+    code = _STATUS_CODES.get(error.status, problems.title(error.status).lower().replace(" ", "-"))
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    if error.status == 404:
+        detail = f"there is nothing at {request.path[:200]}"
+    elif error.status == 405:
+        detail = f"{request.method[:40]} is not possible here"
+    else:
+        detail = error.text or error.reason
+    return _problem(request, error.status, Refusal(error.status, code, detail, headers=headers))
+
+
+def _problem(request: web.Request, status: int, error: Refusal) -> web.Response:
+    body = problems.problem_body(
+        status,
+        error.code,
+        error.detail,
+        hint=error.hint,
+        request_id=request["request_id"],
+        errors=error.errors,
+    )
+    headers: Mapping[str, str] = {hdrs.CONTENT_TYPE: wire.PROBLEM_JSON, hdrs.CACHE_CONTROL: "no-store", **error.headers}
+    return web.Response(status=status, body=body, headers=headers)
+
+
+async def stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """Adds what every answer carries: the request id; for a token's holder the time, and the proof when asked."""
+    headers = response.headers
+    request_id = request.get("request_id")
+    if request_id is not None:
+        headers[REQUEST_ID] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    if hdrs.AUTHORIZATION not in request.headers:
+        return
+    headers[wire.TIME_HEADER] = str(wall_ms())
+    challenge = request.headers.get(wire.CHALLENGE_HEADER)
+    if challenge and wire.is_challenge(challenge):
+        token = access.bearer(request)
+        if token:
+            headers[wire.PROOF_HEADER] = wire.proof(token, challenge)

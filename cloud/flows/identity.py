@@ -1,0 +1,222 @@
+"""Who is who: enrolment, keys, sessions, and the remembered answers to "whose token is this?"."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from cloud.rules import access, problems
+from cloud.rules.access import Principal, Role
+from cloud.store.db import Database, DuplicateRow, Tx
+from pisyncd.core import wire
+from pisyncd.core.errors import PermanentError
+
+REMEMBERED_MAX = 100_000
+CHECK_INTERVAL_S = 0.5
+SESSION_S = 12 * 3600
+
+
+class AlreadyThere(PermanentError):
+    """It exists already."""
+
+    code = "already-there"
+
+
+class NotThere(PermanentError):
+    """It does not exist."""
+
+    code = "not-there"
+
+
+class Identity:
+    """Answers whose token it is, from memory when it can.
+
+    What is remembered is forgotten when the generation in the database has risen, which is looked at before any
+    answer that would be older than CHECK_INTERVAL_S: a revocation by another process holds within that time.
+    """
+
+    def __init__(self, db: Database, now_ms: Callable[[], int], *, remembered_max: int = REMEMBERED_MAX) -> None:
+        self._db = db
+        self._now_ms = now_ms
+        self._known: OrderedDict[bytes, tuple[Principal, int | None]] = OrderedDict()
+        self._max = remembered_max
+        self._generation = -1
+        self._checked_at = float("-inf")
+        self._checking = asyncio.Lock()
+        self.evictions = 0
+
+    @property
+    def remembered(self) -> int:
+        """How many tokens are remembered."""
+        return len(self._known)
+
+    async def who(self, token: str) -> Principal | None:
+        """The holder of a device token or API key, or None."""
+        if time.monotonic() - self._checked_at > CHECK_INTERVAL_S:
+            await self._check_generation()
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        entry = self._known.get(digest)
+        if entry is not None:
+            principal, expires_at_ms = entry
+            if expires_at_ms is None or expires_at_ms > self._now_ms():
+                self._known.move_to_end(digest)
+                return principal
+            del self._known[digest]
+        return await self._look_up(digest)
+
+    async def _check_generation(self) -> None:
+        async with self._checking:
+            if time.monotonic() - self._checked_at <= CHECK_INTERVAL_S:
+                return
+            asked_at = time.monotonic()
+            async with self._db.reading() as tx:
+                generation = await tx.value("identity_generation")
+            if generation != self._generation:
+                self._known.clear()
+                self._generation = generation
+            self._checked_at = asked_at
+
+    async def _look_up(self, digest: bytes) -> Principal | None:
+        generation = self._generation
+        async with self._db.reading() as tx:
+            found = await _holder(tx, digest.hex(), self._now_ms())
+        # An answer read before a revocation was noticed must not be remembered after it.
+        if found is not None and generation == self._generation:
+            self._known[digest] = found
+            if len(self._known) > self._max:
+                self._known.popitem(last=False)
+                self.evictions += 1
+        return found[0] if found else None
+
+    async def session(self, token: str) -> Principal | None:
+        """The key behind a page session, or None."""
+        async with self._db.reading() as tx:
+            row = await tx.one("session_by_hash", session_hash=wire.token_hash(token), now_ms=self._now_ms())
+        return Principal(kind="key", name=row["name"], role=row["role"]) if row else None
+
+    async def begin_session(self, key: str) -> str | None:
+        """A session for the holder of an API key, or None when the key is not known."""
+        secret = access.new_secret("session")
+        now_ms = self._now_ms()
+        async with self._db.transaction() as tx:
+            await tx.run("drop_expired_sessions", now_ms=now_ms)
+            key_hash = wire.token_hash(key)
+            if await tx.one("key_by_hash", key_hash=key_hash) is None:
+                return None
+            await tx.run(
+                "add_session",
+                session_hash=wire.token_hash(secret),
+                key_hash=key_hash,
+                expires_at_ms=now_ms + SESSION_S * 1000,
+            )
+        return secret
+
+    async def end_session(self, token: str) -> None:
+        """Ends a page session; an unknown one is ended already."""
+        async with self._db.transaction() as tx:
+            await tx.run("drop_session", session_hash=wire.token_hash(token))
+
+
+async def _holder(tx: Tx, token_hash: str, now_ms: int) -> tuple[Principal, int | None] | None:
+    row = await tx.one("device_by_token", token_hash=token_hash, now_ms=now_ms)
+    if row is not None:
+        return Principal(kind="device", name=row["device_id"], dk=row["dk"]), row["expires_at_ms"]
+    row = await tx.one("key_by_hash", key_hash=token_hash)
+    if row is not None:
+        return Principal(kind="key", name=row["name"], role=row["role"]), None
+    return None
+
+
+async def device_key(tx: Tx, device_id: str) -> int:
+    """The internal key of an enrolled device. Raises Refusal 404."""
+    row = await tx.one("device_by_id", device_id=device_id) if access.is_device_id(device_id) else None
+    if row is None:
+        raise problems.device_unknown(device_id)
+    return int(row["dk"])
+
+
+async def enroll(db: Database, device_id: str, now_ms: int) -> str:
+    """Lets a device in; gives its token. Raises AlreadyThere; a revoked device is let in again."""
+    if not access.is_device_id(device_id):
+        raise PermanentError(
+            f"{device_id!r} cannot be a device id",
+            code="device-id-invalid",
+            hint="1-128 of A-Z a-z 0-9 . _ : @ -, beginning with a letter or digit",
+        )
+    taken = AlreadyThere(
+        f"device {device_id} is enrolled already",
+        hint=f"`pisync-cloud rotate {device_id}` gives it a new token; its old one ends",
+    )
+    try:
+        async with db.transaction() as tx:
+            row = await tx.one("device_by_id", device_id=device_id)
+            if row is None:
+                dk = await tx.value("add_device", device_id=device_id, now_ms=now_ms)
+                await tx.run("add_device_state", dk=dk, now_ms=now_ms)
+            elif row["revoked_at_ms"] is None:
+                raise taken
+            else:
+                dk = row["dk"]
+                await tx.run("restore_device", dk=dk)
+            return await _new_token(tx, dk, now_ms)
+    except DuplicateRow:
+        raise taken from None
+
+
+async def rotate(db: Database, device_id: str, now_ms: int, *, keep_old_s: int = 0) -> str:
+    """A new token for an enrolled device; the old ones end after `keep_old_s`. Raises NotThere."""
+    async with db.transaction() as tx:
+        dk = await _enrolled(tx, device_id)
+        await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms + keep_old_s * 1000)
+        return await _new_token(tx, dk, now_ms)
+
+
+async def revoke(db: Database, device_id: str, now_ms: int) -> None:
+    """Shuts a device out; its files and history stay. Raises NotThere."""
+    async with db.transaction() as tx:
+        dk = await _enrolled(tx, device_id)
+        await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms)
+        await tx.run("revoke_device", dk=dk, now_ms=now_ms)
+        await tx.run("identity_changed")
+
+
+async def create_key(db: Database, name: str, role: Role, now_ms: int) -> str:
+    """A new API key. Raises AlreadyThere."""
+    if not access.is_name(name):
+        raise PermanentError(
+            f"{name!r} cannot name a key", code="name-invalid", hint="1-64 of A-Z a-z 0-9 space . _ @ -"
+        )
+    secret = access.new_secret(role)
+    try:
+        async with db.transaction() as tx:
+            await tx.run("add_key", key_hash=wire.token_hash(secret), name=name, role=role, now_ms=now_ms)
+    except DuplicateRow:
+        raise AlreadyThere(
+            f"a key named {name} exists already", hint=f"`pisync-cloud key revoke {name}` ends it, or take another name"
+        ) from None
+    return secret
+
+
+async def revoke_key(db: Database, name: str, now_ms: int) -> None:
+    """Ends an API key and the page sessions that began with it. Raises NotThere."""
+    async with db.transaction() as tx:
+        if not await tx.run("revoke_key", name=name, now_ms=now_ms):
+            raise NotThere(f"no key is named {name}", hint="`pisync-cloud key list` shows the names")
+        await tx.run("identity_changed")
+
+
+async def _enrolled(tx: Tx, device_id: str) -> int:
+    row = await tx.one("device_by_id", device_id=device_id)
+    if row is None or row["revoked_at_ms"] is not None:
+        raise NotThere(f"no device {device_id} is enrolled", hint=f"`pisync-cloud enroll {device_id}` lets it in")
+    return int(row["dk"])
+
+
+async def _new_token(tx: Tx, dk: int, now_ms: int) -> str:
+    secret = access.new_secret("device")
+    await tx.run("add_device_token", token_hash=wire.token_hash(secret), dk=dk, now_ms=now_ms)
+    await tx.run("identity_changed")
+    return secret

@@ -1,0 +1,85 @@
+"""Runs the service: opens everything, says where it listens, and drains on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from cloud.app import build_app
+from cloud.config import Settings
+from cloud.services import open_services
+from pisyncd.core.errors import ConfigError
+
+log = structlog.get_logger()
+
+
+def configure_log(settings: Settings) -> None:
+    """Structured lines on stderr; stdout is for the URL."""
+    renderer = structlog.processors.JSONRenderer() if settings.log_format == "json" else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def check(settings: Settings) -> None:
+    """Refuses what would be unsafe. Raises ConfigError."""
+    if settings.open_dashboard and not _is_loopback(settings.host):
+        raise ConfigError(
+            "open_dashboard shows everything to whoever can connect",
+            hint="use it with --host 127.0.0.1 only, or make a key: `pisync-cloud key create NAME --role viewer`",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT. Raises FatalError, StorageBusy, OSError when it cannot begin."""
+    check(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with open_services(settings) as services, contextlib.AsyncExitStack() as stack:
+        runner = web.AppRunner(
+            build_app(services), access_log=None, shutdown_timeout=settings.drain_s, keepalive_timeout=75.0
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
+        await site.start()
+        url = _url(settings.host, runner)
+        log.info("service.started", url=url, database=services.db.dialect, schema=services.schema_version)
+        announce(url)
+        await stop.wait()
+        log.info("service.draining", drain_s=settings.drain_s)
+    log.info("service.stopped")
+
+
+def _url(host: str, runner: web.AppRunner) -> str:
+    address = runner.addresses[0]
+    shown = "127.0.0.1" if host in ("0.0.0.0", "") else "[::1]" if host == "::" else host  # noqa: S104 - compared only
+    return f"http://{f'[{shown}]' if ':' in shown and not shown.startswith('[') else shown}:{address[1]}"

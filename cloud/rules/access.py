@@ -1,0 +1,52 @@
+"""Who may do what. A device speaks only for itself; a key may do what its role and the lesser roles may."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["viewer", "operator", "admin"]
+
+ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
+DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
+
+_DEVICE_ID = re.compile(DEVICE_ID_PATTERN.rstrip("$"))
+_NAME = re.compile(NAME_PATTERN.rstrip("$"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Principal:
+    """Who sent a request: a device (`dk`, `device_id`) or a key (`name`, `role`)."""
+
+    kind: Literal["device", "key"]
+    name: str
+    dk: int = 0
+    role: Role | None = None
+
+    @property
+    def device_id(self) -> str:
+        """The public id of a device; empty for a key."""
+        return self.name if self.kind == "device" else ""
+
+
+def covers(held: Role | None, needed: Role) -> bool:
+    """Whether a key of role `held` may do what asks for `needed`: admin > operator > viewer."""
+    return held is not None and ROLES.index(held) >= ROLES.index(needed)
+
+
+def is_device_id(text: str) -> bool:
+    """1-128 of A-Z a-z 0-9 . _ : @ -, beginning with a letter or digit."""
+    return _DEVICE_ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can name a key."""
+    return _NAME.fullmatch(text) is not None
+
+
+def new_secret(kind: Literal["device", "viewer", "operator", "admin", "session"]) -> str:
+    """A token of 256 random bits; the prefix lets a person (and a secret scanner) see what it is."""
+    return f"pisync_{kind}_{secrets.token_urlsafe(32)}"

@@ -1,0 +1,67 @@
+-- name: identity_generation
+-- Rises with every change of tokens and keys, by whichever process.
+SELECT value FROM generation WHERE name = 'identity'
+
+-- name: identity_changed
+UPDATE generation SET value = value + 1 WHERE name = 'identity'
+
+-- name: device_by_token
+-- Who holds this token now; an expired token or a revoked device is nobody.
+SELECT device.dk, device.device_id, device_token.expires_at_ms
+FROM device_token JOIN device ON device.dk = device_token.dk
+WHERE device_token.token_hash = :token_hash
+  AND (device_token.expires_at_ms IS NULL OR device_token.expires_at_ms > :now_ms)
+  AND device.revoked_at_ms IS NULL
+
+-- name: key_by_hash
+SELECT name, role FROM api_key WHERE key_hash = :key_hash AND revoked_at_ms IS NULL
+
+-- name: session_by_hash
+SELECT api_key.name, api_key.role, web_session.expires_at_ms
+FROM web_session JOIN api_key ON api_key.key_hash = web_session.key_hash
+WHERE web_session.session_hash = :session_hash
+  AND web_session.expires_at_ms > :now_ms AND api_key.revoked_at_ms IS NULL
+
+-- name: device_by_id
+SELECT dk, device_id, enrolled_at_ms, revoked_at_ms FROM device WHERE device_id = :device_id
+
+-- name: add_device
+INSERT INTO device (device_id, enrolled_at_ms) VALUES (:device_id, :now_ms) RETURNING dk
+
+-- name: add_device_state
+INSERT INTO device_state (dk, updated_at_ms) VALUES (:dk, :now_ms)
+
+-- name: restore_device
+UPDATE device SET revoked_at_ms = NULL WHERE dk = :dk
+
+-- name: revoke_device
+UPDATE device SET revoked_at_ms = :now_ms WHERE dk = :dk AND revoked_at_ms IS NULL
+
+-- name: add_device_token
+INSERT INTO device_token (token_hash, dk, created_at_ms) VALUES (:token_hash, :dk, :now_ms)
+
+-- name: end_device_tokens
+-- Tokens that would live longer than `ends_at_ms` end then.
+UPDATE device_token SET expires_at_ms = :ends_at_ms
+WHERE dk = :dk AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
+
+-- name: add_key
+INSERT INTO api_key (key_hash, name, role, created_at_ms) VALUES (:key_hash, :name, :role, :now_ms)
+
+-- name: key_by_name
+SELECT key_hash, name, role, created_at_ms FROM api_key WHERE name = :name AND revoked_at_ms IS NULL
+
+-- name: keys
+SELECT name, role, created_at_ms, revoked_at_ms FROM api_key ORDER BY created_at_ms, name
+
+-- name: revoke_key
+UPDATE api_key SET revoked_at_ms = :now_ms WHERE name = :name AND revoked_at_ms IS NULL
+
+-- name: add_session
+INSERT INTO web_session (session_hash, key_hash, expires_at_ms) VALUES (:session_hash, :key_hash, :expires_at_ms)
+
+-- name: drop_session
+DELETE FROM web_session WHERE session_hash = :session_hash
+
+-- name: drop_expired_sessions
+DELETE FROM web_session WHERE expires_at_ms <= :now_ms

@@ -1,0 +1,171 @@
+-- Identity: who may speak, and as what. Secrets are kept as SHA-256 only.
+
+CREATE TABLE device (
+    dk              INTEGER PRIMARY KEY,            -- internal key, never on the wire
+    device_id       TEXT    NOT NULL UNIQUE,
+    enrolled_at_ms  INTEGER NOT NULL,
+    revoked_at_ms   INTEGER
+);
+
+CREATE TABLE device_token (
+    token_hash      TEXT    PRIMARY KEY CHECK (length(token_hash) = 64),
+    dk              INTEGER NOT NULL REFERENCES device (dk),
+    created_at_ms   INTEGER NOT NULL,
+    expires_at_ms   INTEGER                         -- null: until rotated or revoked
+);
+CREATE INDEX device_token_dk ON device_token (dk);
+
+CREATE TABLE api_key (
+    key_hash        TEXT    PRIMARY KEY CHECK (length(key_hash) = 64),
+    name            TEXT    NOT NULL,
+    role            TEXT    NOT NULL CHECK (role IN ('viewer', 'operator', 'admin')),
+    created_at_ms   INTEGER NOT NULL,
+    revoked_at_ms   INTEGER
+);
+CREATE UNIQUE INDEX api_key_name ON api_key (name) WHERE revoked_at_ms IS NULL;
+
+CREATE TABLE web_session (
+    session_hash    TEXT    PRIMARY KEY CHECK (length(session_hash) = 64),
+    key_hash        TEXT    NOT NULL REFERENCES api_key (key_hash),
+    expires_at_ms   INTEGER NOT NULL
+);
+CREATE INDEX web_session_expiry ON web_session (expires_at_ms);
+
+-- Rises with every change of identity, so that a running service forgets what it remembers.
+CREATE TABLE generation (
+    name            TEXT    PRIMARY KEY,
+    value           INTEGER NOT NULL
+);
+INSERT INTO generation (name, value) VALUES ('identity', 1);
+
+-- Current state: one row per device, written at ingest so that no list has to scan the history.
+
+CREATE TABLE device_state (
+    dk                    INTEGER PRIMARY KEY REFERENCES device (dk),
+    events_total          INTEGER NOT NULL DEFAULT 0,
+    success_total         INTEGER NOT NULL DEFAULT 0,
+    partial_total         INTEGER NOT NULL DEFAULT 0,
+    failed_total          INTEGER NOT NULL DEFAULT 0,
+    consecutive_failures  INTEGER NOT NULL DEFAULT 0,
+    files_synced_total    INTEGER NOT NULL DEFAULT 0,
+    last_status           TEXT    CHECK (last_status IN ('success', 'partial', 'failed')),
+    last_event_at_ms      INTEGER,
+    last_success_at_ms    INTEGER,
+    last_failed_at_ms     INTEGER,
+    last_error_code       TEXT,
+    last_speed_mbps       REAL,
+    last_queue_depth      INTEGER,
+    last_seen_at_ms       INTEGER,
+    updated_at_ms         INTEGER NOT NULL DEFAULT 0,
+    CHECK (events_total = success_total + partial_total + failed_total)
+);
+CREATE INDEX device_state_failed ON device_state (failed_total DESC, dk) WHERE failed_total > 0;
+CREATE INDEX device_state_streak ON device_state (consecutive_failures DESC, dk) WHERE consecutive_failures > 0;
+
+-- History.
+
+CREATE TABLE sync_event (
+    id                    INTEGER PRIMARY KEY,
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    event_id              TEXT    NOT NULL,
+    digest                BLOB    NOT NULL,         -- of the content, to tell a repeat from a clash
+    occurred_at_ms        INTEGER NOT NULL,         -- the order of the history: the sent time when it can be right
+    received_at_ms        INTEGER NOT NULL,
+    sent_timestamp        TEXT    NOT NULL,         -- as the device wrote it
+    files_synced          INTEGER NOT NULL CHECK (files_synced >= 0),
+    errors                INTEGER NOT NULL CHECK (errors >= 0),
+    speed_mbps            REAL CHECK (speed_mbps >= 0),
+    status                TEXT    NOT NULL CHECK (status IN ('success', 'partial', 'failed')),
+    consecutive_failures  INTEGER NOT NULL,
+    time_flags            INTEGER NOT NULL,         -- 1 clock_suspect, 2 future, 4 derived, 8 late
+    seq                   INTEGER,
+    boot_id               TEXT,
+    boottime_ms           INTEGER,
+    error_code            TEXT,
+    bytes_sent            INTEGER,
+    duration_ms           INTEGER,
+    queue_depth           INTEGER
+);
+CREATE UNIQUE INDEX sync_event_identity ON sync_event (dk, event_id);
+CREATE INDEX sync_event_history ON sync_event (dk, occurred_at_ms, id, status);
+
+CREATE TABLE notification (
+    id                    INTEGER PRIMARY KEY,
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    kind                  TEXT    NOT NULL,
+    opened_at_ms          INTEGER NOT NULL,
+    closed_at_ms          INTEGER,
+    consecutive_failures  INTEGER NOT NULL,         -- how long the streak was when it was last looked at
+    last_error_code       TEXT,
+    CHECK (closed_at_ms IS NULL OR closed_at_ms >= opened_at_ms)
+);
+CREATE UNIQUE INDEX notification_open ON notification (dk, kind) WHERE closed_at_ms IS NULL;
+CREATE INDEX notification_opened ON notification (opened_at_ms, id);
+CREATE INDEX notification_device ON notification (dk, id);
+
+-- Messages: exactly once by (device, stream, seq) and by id.
+
+CREATE TABLE stream_mark (
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    stream                TEXT    NOT NULL,
+    received_through      INTEGER NOT NULL CHECK (received_through >= 0),
+    PRIMARY KEY (dk, stream)
+);
+
+-- What arrived beyond a gap; emptied when the gap closes.
+CREATE TABLE stream_ahead (
+    dk                    INTEGER NOT NULL,
+    stream                TEXT    NOT NULL,
+    seq                   INTEGER NOT NULL CHECK (seq >= 1),
+    PRIMARY KEY (dk, stream, seq)
+);
+
+CREATE TABLE message (
+    id                    INTEGER PRIMARY KEY,
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    item_id               TEXT    NOT NULL,
+    item_type             TEXT    NOT NULL,
+    stream                TEXT,
+    seq                   INTEGER,
+    digest                BLOB    NOT NULL,
+    body                  TEXT    NOT NULL,
+    boot_id               TEXT,
+    boottime_ms           INTEGER,
+    wall_ms               INTEGER,
+    clock_trusted         INTEGER,
+    received_at_ms        INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX message_identity ON message (dk, item_id);
+CREATE INDEX message_device ON message (dk, id);
+
+-- What was refused for good is kept whole, with the reason.
+CREATE TABLE rejected_item (
+    id                    INTEGER PRIMARY KEY,
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    item_id               TEXT    NOT NULL,
+    item_type             TEXT    NOT NULL,
+    stream                TEXT,
+    seq                   INTEGER,
+    digest                BLOB    NOT NULL,
+    code                  TEXT    NOT NULL,
+    detail                TEXT    NOT NULL,
+    body                  TEXT    NOT NULL,
+    received_at_ms        INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX rejected_item_identity ON rejected_item (dk, item_id, digest);
+CREATE INDEX rejected_item_device ON rejected_item (dk, id);
+
+CREATE TABLE batch_log (
+    id                    INTEGER PRIMARY KEY,
+    dk                    INTEGER NOT NULL REFERENCES device (dk),
+    batch_id              TEXT    NOT NULL,
+    items                 INTEGER NOT NULL,
+    successful            INTEGER NOT NULL,
+    failed                INTEGER NOT NULL,
+    conflicts             INTEGER NOT NULL,
+    duplicates            INTEGER NOT NULL,
+    received_at_ms        INTEGER NOT NULL,
+    duration_ms           INTEGER NOT NULL
+);
+CREATE INDEX batch_log_device ON batch_log (dk, id);
+CREATE INDEX batch_log_received ON batch_log (received_at_ms);
