@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -99,7 +100,7 @@ class Identity:
 
     async def begin_session(self, key: str) -> str | None:
         """A session for the holder of an API key, or None when the key is not known."""
-        secret = access.new_secret("session")
+        secret = new_secret("session")
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
             await tx.run("drop_expired_sessions", now_ms=now_ms)
@@ -118,6 +119,11 @@ class Identity:
         """Ends a page session; an unknown one is ended already."""
         async with self._db.transaction() as tx:
             await tx.run("drop_session", session_hash=wire.token_hash(token))
+
+
+def new_secret(kind: str) -> str:
+    """A token of 256 random bits; the prefix lets a person (and a secret scanner) see what it is."""
+    return f"pisync_{kind}_{secrets.token_urlsafe(32)}"
 
 
 async def _holder(tx: Tx, token_hash: str, now_ms: int) -> tuple[Principal, int | None] | None:
@@ -189,7 +195,7 @@ async def create_key(db: Database, name: str, role: Role, now_ms: int) -> str:
         raise PermanentError(
             f"{name!r} cannot name a key", code="name-invalid", hint="1-64 of A-Z a-z 0-9 space . _ @ -"
         )
-    secret = access.new_secret(role)
+    secret = new_secret(role)
     try:
         async with db.transaction() as tx:
             await tx.run("add_key", key_hash=wire.token_hash(secret), name=name, role=role, now_ms=now_ms)
@@ -216,7 +222,7 @@ async def _enrolled(tx: Tx, device_id: str) -> int:
 
 
 async def _new_token(tx: Tx, dk: int, now_ms: int) -> str:
-    secret = access.new_secret("device")
+    secret = new_secret("device")
     await tx.run("add_device_token", token_hash=wire.token_hash(secret), dk=dk, now_ms=now_ms)
     await tx.run("identity_changed")
     return secret

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,8 +44,3 @@ def is_device_id(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether `text` can name a key."""
     return _NAME.fullmatch(text) is not None
-
-
-def new_secret(kind: Literal["device", "viewer", "operator", "admin", "session"]) -> str:
-    """A token of 256 random bits; the prefix lets a person (and a secret scanner) see what it is."""
-    return f"pisync_{kind}_{secrets.token_urlsafe(32)}"

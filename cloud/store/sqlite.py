@@ -20,6 +20,7 @@ from pisyncd.core.errors import StorageBusy
 
 T = TypeVar("T")
 READERS = 3
+_OPEN_ATTEMPTS = 30
 
 _SHARED_PRAGMAS = ("PRAGMA busy_timeout=30000", "PRAGMA foreign_keys=ON", "PRAGMA temp_store=MEMORY")
 _WRITER_PRAGMAS = (
@@ -158,12 +159,24 @@ async def _to_the_end(work: Awaitable[Any]) -> None:
         task.exception()
 
 
+async def _set(connection: aiosqlite.Connection, pragma: str) -> None:
+    # Changing to WAL fails at once, whatever the busy timeout says, while another process opens the same new file.
+    for attempt in range(_OPEN_ATTEMPTS):
+        try:
+            await connection.execute_fetchall(pragma)
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or attempt == _OPEN_ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(0.02 * (attempt + 1))
+
+
 async def _open(path: Path, pragmas: tuple[str, ...]) -> aiosqlite.Connection:
     connection = await aiosqlite.connect(path, isolation_level=None, cached_statements=256)
     connection.row_factory = sqlite3.Row
     try:
         for pragma in (*_SHARED_PRAGMAS, *pragmas):
-            await connection.execute_fetchall(pragma)
+            await _set(connection, pragma)
     except BaseException:
         await connection.close()
         raise
