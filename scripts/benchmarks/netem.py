@@ -26,8 +26,9 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -134,11 +135,15 @@ class Direction:
         return sum(flow.before + flow.reached for flow in self._flows.values())
 
 
-def _open_tun(namespace: str, name: bytes) -> int:
+def _enter(namespace: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    with open(f"/run/netns/{namespace}") as ns:
+    with namespace.open() as ns:
         if libc.setns(ns.fileno(), _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
+
+
+def _open_tun(namespace: str, name: bytes) -> int:
+    _enter(Path("/run/netns") / namespace)
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN_NO_PI))
     return tun
@@ -302,6 +307,16 @@ class Network:
     def command(self, side: Side, arguments: Sequence[str]) -> list[str]:
         """Return the command line that runs these arguments on one side."""
         return ["ip", "netns", "exec", self._names[side], *arguments]
+
+    @contextlib.contextmanager
+    def inside(self, side: Side) -> Iterator[None]:
+        """Make sockets that this thread opens meanwhile belong to one side."""
+        with Path(f"/proc/self/task/{threading.get_native_id()}/ns/net").open() as home:
+            _enter(Path("/run/netns") / self._names[side])
+            try:
+                yield
+            finally:
+                _enter(Path(f"/proc/self/fd/{home.fileno()}"))
 
     def popen(
         self, side: Side, arguments: Sequence[str], env: Mapping[str, str] | None = None
