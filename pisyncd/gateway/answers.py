@@ -1,0 +1,328 @@
+"""Reads the outbox and the running daemon into views. Nothing here changes anything."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import platform
+import shutil
+import sqlite3
+from collections.abc import Mapping
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from pisyncd.core import wire
+from pisyncd.gateway import verdict
+from pisyncd.gateway.ports import Device, TransferView
+from pisyncd.gateway.views import (
+    Backlog,
+    ClassBacklog,
+    ClockView,
+    CycleView,
+    DiskView,
+    FailurePage,
+    FailureView,
+    HistoryPage,
+    LossView,
+    Moving,
+    QueuedFile,
+    QueuePage,
+    QueueTotals,
+    Status,
+    Versions,
+    VersionView,
+)
+from pisyncd.outbox import Outbox
+
+STATUS_CYCLES = 5
+STATUS_FAILURES = 10
+STATUS_LOSSES = 5
+STATUS_TRANSFERS = 20
+DISK_ANSWER_S = 3.0
+
+Row = Mapping[str, Any]
+
+
+async def status(device: Device, outbox: Outbox) -> Status:
+    """The whole picture; at most some 20 KB."""
+    link, stuck = device.link(), list(device.late())
+    totals, room = await totals_of(outbox), await disk(device)
+    failures_total, paused = await outbox.queue.count_failures(), device.paused()
+    failures = [_failure(row, outbox) for row in await outbox.queue.failures(STATUS_FAILURES)]
+    moving, roots = await transfers(device, outbox), list(device.roots())
+    word, summary, advice = verdict.judge(
+        verdict.Facts(
+            link=link,
+            paused=paused,
+            totals=totals,
+            moving=len(moving),
+            failures_total=failures_total,
+            failures=failures,
+            roots=roots,
+            disk=room,
+            stuck=stuck,
+            config_fault=device.config_fault,
+            clock_trusted=device.clock.trusted(),
+        )
+    )
+    return Status(
+        device_id=device.config.device_id,
+        verdict=word,
+        summary=summary,
+        advice=advice,
+        link=link,
+        clock=clock(device),
+        paused=paused,
+        queue=totals,
+        transfers=moving,
+        cycles=[_cycle(row) for row in await outbox.cycles.newest(STATUS_CYCLES)],
+        failures_total=failures_total,
+        failures=failures,
+        losses_total=await outbox.ledger.count(),
+        losses=[_loss(row) for row in await outbox.ledger.newest(STATUS_LOSSES)],
+        roots=roots,
+        disk=room,
+        stuck=stuck,
+        config_fault=device.config_fault,
+        versions=versions(),
+    )
+
+
+async def totals_of(outbox: Outbox) -> QueueTotals:
+    """Everything owed, whole and by class."""
+    now = outbox.db.now_ms()
+    files = [
+        ClassBacklog(
+            name=f"files, priority {row['priority']}",
+            count=row["files"],
+            bytes=row["bytes"],
+            oldest_s=_age_s(now, row["oldest_at_ms"]),
+        )
+        for row in await outbox.queue.by_priority()
+    ]
+    messages = [
+        ClassBacklog(
+            name=f"messages, {row['stream'].partition('.')[0]}",
+            count=row["messages"],
+            bytes=row["bytes"],
+            oldest_s=_age_s(now, row["oldest_at_ms"]),
+        )
+        for row in await outbox.messages.by_stream()
+    ]
+    return QueueTotals(files=_sum(files), messages=_sum(messages), by_class=[*files, *messages])
+
+
+async def queue(outbox: Outbox, limit: int, skip: int) -> QueuePage:
+    """A page of what waits, in the order of sending."""
+    now = outbox.db.now_ms()
+    rows = await outbox.queue.page(limit + 1, skip)
+    files = [_queued(row, now, skip + index) for index, row in enumerate(rows[:limit], start=1)]
+    return QueuePage(totals=await totals_of(outbox), files=files, next_skip=skip + limit if len(rows) > limit else None)
+
+
+async def history(outbox: Outbox, limit: int, before: int) -> HistoryPage:
+    """A page of sync cycles, newest first."""
+    rows = await outbox.cycles.newest(limit + 1, before)
+    cycles = [_cycle(row) for row in rows[:limit]]
+    return HistoryPage(cycles=cycles, next_before=cycles[-1].id if len(rows) > limit else None)
+
+
+async def failures(outbox: Outbox, limit: int) -> FailurePage:
+    """What could not be sent, final failures first, and the newest losses."""
+    return FailurePage(
+        total=await outbox.queue.count_failures(),
+        failures=[_failure(row, outbox) for row in await outbox.queue.failures(limit)],
+        losses_total=await outbox.ledger.count(),
+        losses=[_loss(row) for row in await outbox.ledger.newest(limit)],
+    )
+
+
+async def transfers(device: Device, outbox: Outbox) -> list[Moving]:
+    """What moves now."""
+    found = [await _moving(view, outbox) for view in list(device.transfers())[:STATUS_TRANSFERS]]
+    return [each for each in found if each is not None]
+
+
+async def _moving(view: TransferView, outbox: Outbox) -> Moving | None:
+    transfer, members = await outbox.files.transfer(view.id), await outbox.files.members(view.id)
+    if transfer is None or not members:
+        return None
+    left = max(0, view.length - view.offset)
+    return Moving(
+        id=view.id,
+        kind=transfer.kind,
+        path=wire.display_path(members[0].wire_path),
+        files=len(members),
+        offset=view.offset,
+        length=view.length,
+        rate_bps=view.rate_bps,
+        left_s=round(left / view.rate_bps, 1) if view.rate_bps else None,
+    )
+
+
+def clock(device: Device) -> ClockView:
+    """The clocks, and whether wall time can be believed."""
+    offset = device.clock.offset_ms
+    return ClockView(
+        now=wire.rfc3339(device.clock.wall_ms()),
+        trusted=device.clock.trusted(),
+        ahead_of_cloud_s=None if offset is None else -offset / 1000,
+        boot_id=device.clock.boot_id,
+        up_s=device.clock.boottime_ms() / 1000,
+    )
+
+
+async def disk(device: Device) -> DiskView:
+    """Room below state_dir. A disk that does not answer is said so; it must not hold up the technician."""
+    path = device.config.state_dir
+    try:
+        usage = await asyncio.wait_for(asyncio.to_thread(shutil.disk_usage, path), DISK_ANSWER_S)
+    except (OSError, TimeoutError) as error:
+        fault = (getattr(error, "strerror", None) or "the disk does not answer").lower()
+        return DiskView(path=str(path), free_bytes=None, total_bytes=None, floor_bytes=None, enough=False, fault=fault)
+    limits = device.config.disk
+    floor = max(limits.free_floor_bytes, int(usage.total * limits.free_floor_percent / 100))
+    return DiskView(
+        path=str(path),
+        free_bytes=usage.free,
+        total_bytes=usage.total,
+        floor_bytes=floor,
+        enough=usage.free >= floor,
+    )
+
+
+@cache
+def versions() -> Versions:
+    """What runs here; it does not change while it runs."""
+    try:
+        own = metadata.version("pisync")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    try:
+        system = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
+    except OSError:
+        system = "unknown"
+    kernel = os.uname()
+    return Versions(
+        pisyncd=own,
+        python=platform.python_version(),
+        sqlite=sqlite3.sqlite_version,
+        system=system,
+        kernel=kernel.release,
+        machine=kernel.machine,
+    )
+
+
+def version_of(row: Row) -> VersionView:
+    """One row of the path's history."""
+    sha256, completed = row["sha256"], row["completed_wall_ms"]
+    return VersionView(
+        id=row["id"],
+        state=row["state"],
+        size=row["size"],
+        modified_at=_wall(row["mtime_ns"] // 1_000_000),
+        queued_at=_wall(row["queued_wall_ms"]),
+        completed_at=None if completed is None else _wall(completed),
+        sha256=None if sha256 is None else bytes(sha256).hex(),
+        attempts=row["attempts"],
+        error_code=row["error_code"],
+        error_detail=row["error_detail"],
+    )
+
+
+def shown(path: bytes) -> tuple[str, str | None]:
+    """(text for people, base64 of the raw bytes where the text does not say them exactly)."""
+    text = wire.display_path(path)
+    exact = text.encode("utf-8", "replace") == path and text.isprintable()
+    return text, None if exact else base64.b64encode(path).decode("ascii")
+
+
+def wire_path(row: Row) -> bytes:
+    """The name under which the cloud keeps a file."""
+    return str(row["root"]).encode("utf-8", "surrogateescape") + b"/" + bytes(row["path"])
+
+
+def _failure(row: Row, outbox: Outbox) -> FailureView:
+    text, exact = shown(wire_path(row))
+    final = row["state"] == "failed"
+    return FailureView(
+        id=row["id"],
+        path=text,
+        path_b64=exact,
+        size=row["size"],
+        final=final,
+        code=row["error_code"] or "unknown",
+        detail=row["error_detail"] or "",
+        hint=row["error_hint"] or "",
+        attempts=row["attempts"],
+        next_try_s=None if final else max(0.0, (row["due_at_ms"] - outbox.db.now_ms()) / 1000),
+    )
+
+
+def _queued(row: Row, now_ms: int, position: int) -> QueuedFile:
+    text, exact = shown(wire_path(row))
+    return QueuedFile(
+        id=row["id"],
+        position=position,
+        path=text,
+        path_b64=exact,
+        size=row["size"],
+        priority=row["priority"],
+        state=row["state"],
+        waited_s=_age_s(now_ms, row["queued_at_ms"]) or 0.0,
+        due_in_s=max(0.0, (row["due_at_ms"] - now_ms) / 1000),
+        attempts=row["attempts"],
+        error_code=row["error_code"],
+    )
+
+
+def _cycle(row: Row) -> CycleView:
+    return CycleView(
+        id=row["id"],
+        ended_at=_wall(row["ended_wall_ms"]),
+        clock_trusted=bool(row["clock_trusted"]),
+        outcome=row["outcome"],
+        attempted=row["attempted"],
+        files_synced=row["files_synced"],
+        errors=row["errors"],
+        bytes_sent=row["bytes_sent"],
+        speed_mbps=row["speed_mbps"],
+        duration_s=row["duration_ms"] / 1000,
+        error_code=row["error_code"],
+        reported=row["event_id"] is not None,
+    )
+
+
+def _loss(row: Row) -> LossView:
+    return LossView(
+        id=row["id"],
+        at=_wall(row["wall_ms"]),
+        what=row["what"],
+        reason=row["reason"],
+        count=row["count"],
+        bytes=row["bytes"],
+        detail=row["detail"],
+    )
+
+
+def _sum(classes: list[ClassBacklog]) -> Backlog:
+    ages = [each.oldest_s for each in classes if each.oldest_s is not None]
+    return Backlog(
+        count=sum(each.count for each in classes),
+        bytes=sum(each.bytes for each in classes),
+        oldest_s=max(ages, default=None),
+    )
+
+
+def _age_s(now_ms: int, at_ms: int | None) -> float | None:
+    return None if at_ms is None else max(0.0, (now_ms - at_ms) / 1000)
+
+
+def _wall(wall_ms: int) -> str:
+    try:
+        return wire.rfc3339(wall_ms)
+    except (OverflowError, ValueError, OSError):
+        # A card can hold any mtime, also one of the year 300000.
+        return "unknown"

@@ -1,0 +1,123 @@
+"""Binding the status socket: mode 0660, group pisync, never in another instance's way, gone after the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from pisyncd.core.errors import AlreadyRunning, FatalError
+from pisyncd.gateway.handlers import Gateway
+from pisyncd.gateway.ports import Device
+from pisyncd.outbox import Outbox
+
+log = structlog.get_logger()
+
+MODE = 0o660
+ANSWER_S = 2.0
+SHUTDOWN_S = 2.0
+# sockaddr_un.sun_path with its final NUL.
+PATH_BYTES_MAX = 107
+
+
+class SocketUnusable(FatalError):
+    """The status socket cannot be made."""
+
+    code = "socket-unusable"
+    exit_code = 78
+    hint = "give runtime_dir a directory that the daemon may write to, with a path of at most 90 bytes"
+
+
+@contextlib.asynccontextmanager
+async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path]:
+    """Answers on runtime_dir/pisyncd.sock; gives the path.
+
+    Raises AlreadyRunning when another instance answers there, SocketUnusable when it cannot be made.
+    """
+    path = device.config.socket
+    listener = await bind(path, device.config.gateway.group)
+    runner = web.AppRunner(
+        Gateway(device, outbox).app(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
+    )
+    try:
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        log.info("gateway.opened", socket=str(path))
+        yield path
+    finally:
+        await runner.cleanup()
+        listener.close()
+        # aiohttp leaves the file behind.
+        path.unlink(missing_ok=True)
+
+
+async def bind(path: Path, group: str) -> socket.socket:
+    """A listening socket at `path`. What a dead daemon left there is removed, what a live one holds is not."""
+    if len(os.fsencode(path)) > PATH_BYTES_MAX:
+        raise SocketUnusable(f"{path} is longer than a socket's path can be ({PATH_BYTES_MAX} bytes)")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await _clear(path)
+        return _listen(path, group)
+    except OSError as error:
+        raise SocketUnusable(f"{path}: {(error.strerror or str(error)).lower()}") from error
+
+
+async def _clear(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise SocketUnusable(f"{path} is there and is not a socket", hint=f"look what it is, then remove {path}")
+    if await _answers(path):
+        raise AlreadyRunning(f"another pisyncd answers on {path}")
+    path.unlink(missing_ok=True)
+    log.info("gateway.stale_socket_removed", socket=str(path))
+
+
+async def _answers(path: Path) -> bool:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            _, writer = await asyncio.open_unix_connection(path)
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except TimeoutError:
+        # A full backlog: somebody listens, however slowly.
+        return True
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def _listen(path: Path, group: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        # Before it is bound: until it has its group, nobody else may connect.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(os.fspath(path))
+        _share(path, group)
+        listener.listen(16)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _share(path: Path, group: str) -> None:
+    try:
+        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+    except KeyError:
+        log.info("gateway.group_missing", group=group, hint=f"groupadd --system {group} lets its members use pisyncctl")
+    except PermissionError:
+        log.warning("gateway.group_denied", group=group, hint=f"add the daemon's user to {group}")
+    path.chmod(MODE)

@@ -1,0 +1,337 @@
+"""Why a path is where it is: one sentence, a code for scripts, what to do, and what the outbox knows of it.
+
+code              | meaning
+------------------|--------------------------------------------------------------
+not-watched       | under no watched root
+root-missing      | its root is not there now
+excluded          | an exclude glob matches
+not-included      | no include glob matches
+symlink           | it, or a directory above it, is a symbolic link
+directory         | a directory: ask for a file in it
+special           | a socket, pipe or device: never sent
+companion         | belongs to a database and travels inside the database's snapshot
+settling          | changed a moment ago; offered when it is quiet
+unseen            | there, but not noticed yet
+pending           | waits for its turn
+backing-off       | was refused, tried again later
+uploading         | on its way
+complete          | the cloud has exactly this version
+changed           | the cloud has an older version; the change was not noticed yet
+failed            | refused for good, or cannot be read
+superseded        | changed while it was sent; offered again when it is quiet
+gone              | deleted here
+unknown           | not there, and never seen
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pisyncd.config import WatchRoot
+from pisyncd.core import wire
+from pisyncd.gateway import answers
+from pisyncd.gateway.ports import Device
+from pisyncd.gateway.verdict import size
+from pisyncd.gateway.views import Why
+from pisyncd.outbox import Outbox
+from pisyncd.sources import globs
+
+_T = TypeVar("_T")
+
+LOOK_S = 3.0
+_COMPANIONS = (b"-wal", b"-shm", b"-journal")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What the disk says. `kind`: file, directory, special, symlink, missing, or unreadable with a `fault`."""
+
+    kind: str
+    size: int = 0
+    mtime_ns: int = 0
+    inode: int = 0
+    link: bytes = b""
+    fault: str = ""
+    beside_database: bool = False
+    root_there: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What to say."""
+
+    code: str
+    sentence: str
+    hint: str = ""
+
+
+async def explain(device: Device, outbox: Outbox, path: bytes) -> Why:
+    """`path` is absolute, a wire path (root-name/...), or relative to any root; raw bytes."""
+    root, relative = await _locate(device, outbox, path)
+    if root is None:
+        text, exact = answers.shown(path)
+        roots = ", ".join(f"{each.path} ({each.name})" for each in device.config.watch)
+        return Why(
+            path=text,
+            path_b64=exact,
+            root=None,
+            code="not-watched",
+            sentence=f"{text} is not sent: it lies under no watched root.",
+            hint=f"watched: {roots}; add its directory to `watch` in the configuration and reload",
+            versions=[],
+        )
+    rows = await outbox.queue.versions(root.name, relative)
+    found = await _look(root, relative)
+    answer = _outside_the_rules(root, relative, found) or await _inside(device, outbox, root, relative, found, rows)
+    text, exact = answers.shown(os.fsencode(root.name) + b"/" + relative)
+    return Why(
+        path=text,
+        path_b64=exact,
+        root=root.name,
+        code=answer.code,
+        sentence=f"{text} {answer.sentence}",
+        hint=answer.hint,
+        versions=[answers.version_of(row) for row in rows],
+    )
+
+
+async def _locate(device: Device, outbox: Outbox, path: bytes) -> tuple[WatchRoot | None, bytes]:
+    roots = device.config.watch
+    if path.startswith(b"/"):
+        plain = os.path.normpath(path).replace(b"//", b"/")
+        found = _below(roots, [os.fsencode(root.path) for root in roots], plain)
+        return found or await _in_time(_below_really, roots, plain) or (None, path)
+    plain = os.path.normpath(path)
+    if plain == b".." or plain.startswith(b"../"):
+        return None, path
+    first, _, rest = plain.partition(b"/")
+    named = next((root for root in roots if os.fsencode(root.name) == first), None)
+    if named is not None:
+        return named, rest
+    for root in roots:
+        if (await _look(root, plain)).kind != "missing" or await outbox.queue.versions(root.name, plain):
+            return root, plain
+    return None, path
+
+
+def _below(roots: Sequence[WatchRoot], bases: Sequence[bytes], path: bytes) -> tuple[WatchRoot, bytes] | None:
+    for root, base in zip(roots, bases, strict=True):
+        plain = base.rstrip(b"/")
+        if path == plain or path.startswith(plain + b"/"):
+            return root, path[len(plain) + 1 :]
+    return None
+
+
+def _below_really(roots: Sequence[WatchRoot], path: bytes) -> tuple[WatchRoot, bytes] | None:
+    """The same when the root or the path is written through a link, such as /home -> /data/home."""
+    above, _, name = path.rpartition(b"/")
+    bases = [os.path.realpath(os.fsencode(root.path)) for root in roots]
+    return _below(roots, bases, os.path.realpath(above) + b"/" + name)
+
+
+async def _look(root: WatchRoot, relative: bytes) -> Found:
+    """What the disk says. A disk that does not answer must not hold up the technician."""
+    found = await _in_time(_look_now, os.fsencode(root.path), relative)
+    return found or Found(kind="unreadable", fault="the disk does not answer")
+
+
+async def _in_time(look: Callable[..., _T], *args: object) -> _T | None:
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(look, *args), LOOK_S)
+    except TimeoutError:
+        return None
+
+
+def _look_now(base: bytes, relative: bytes) -> Found:
+    if not _is(base, stat.S_ISDIR):
+        return Found(kind="missing", root_there=False)
+    if not relative:
+        return Found(kind="directory")
+    parts = relative.split(b"/")
+    try:
+        for count in range(1, len(parts)):
+            above = b"/".join(parts[:count])
+            if stat.S_ISLNK(os.lstat(base + b"/" + above).st_mode):
+                return Found(kind="symlink", link=above)
+        status = os.lstat(base + b"/" + relative)
+    except (FileNotFoundError, NotADirectoryError):
+        return Found(kind="missing")
+    except (OSError, ValueError) as error:
+        return Found(kind="unreadable", fault=(getattr(error, "strerror", None) or "not a possible name").lower())
+    if stat.S_ISLNK(status.st_mode):
+        return Found(kind="symlink", link=relative)
+    if stat.S_ISDIR(status.st_mode):
+        return Found(kind="directory")
+    return Found(
+        kind="file" if stat.S_ISREG(status.st_mode) else "special",
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        inode=status.st_ino,
+        beside_database=any(
+            relative.endswith(end) and _is(base + b"/" + relative.removesuffix(end), stat.S_ISREG)
+            for end in _COMPANIONS
+        ),
+    )
+
+
+def _is(path: bytes, test: Callable[[int], bool]) -> bool:
+    try:
+        return test(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _outside_the_rules(root: WatchRoot, relative: bytes, found: Found) -> Answer | None:
+    """Why it would never be sent, whatever the outbox says."""
+    if not found.root_there:
+        return Answer(
+            code="root-missing",
+            sentence=f"waits: its root {root.path} is not there now.",
+            hint="plug the disk in, or correct the path in the configuration",
+        )
+    if found.kind == "symlink":
+        return Answer(
+            code="symlink",
+            sentence=f"is not sent: {wire.display_path(found.link)} is a symbolic link, and links are not followed.",
+            hint="put the file itself below the root, or watch the directory that the link points to",
+        )
+    if found.kind == "directory":
+        return Answer(
+            code="directory", sentence="is a directory; its files are sent one by one.", hint="ask for a file"
+        )
+    if found.kind == "special":
+        return Answer(code="special", sentence="is not sent: it is a socket, a pipe or a device.")
+    return _by_globs(root, relative)
+
+
+def _by_globs(root: WatchRoot, relative: bytes) -> Answer | None:
+    for glob in root.exclude:
+        if not globs.Filter(exclude=(glob,)).reaches(relative):
+            return Answer(
+                code="excluded",
+                sentence=f"is not sent: the exclude glob `{glob}` of {root.name} matches it.",
+                hint="change `exclude` in the configuration and reload, if it should be sent",
+            )
+    if root.include and not globs.Filter(include=root.include).reaches(relative):
+        return Answer(
+            code="not-included",
+            sentence=f"is not sent: no include glob of {root.name} matches it ({', '.join(root.include)}).",
+            hint="add a glob to `include` in the configuration and reload, if it should be sent",
+        )
+    return None
+
+
+async def _inside(
+    device: Device, outbox: Outbox, root: WatchRoot, relative: bytes, found: Found, rows: Sequence[dict[str, Any]]
+) -> Answer:
+    """Where it is on its way."""
+    active = next((row for row in rows if row["state"] in ("uploading", "pending")), None)
+    if active is not None and active["state"] == "uploading":
+        return await _uploading(device, outbox, active)
+    if active is not None:
+        return await _pending(device, outbox, active)
+    if found.kind == "unreadable":
+        return Answer(code="failed", sentence=f"cannot be read: {found.fault}.", hint="check the disk and the rights")
+    newest = rows[0] if rows else None
+    if found.kind == "missing":
+        return _missing(newest)
+    if found.beside_database and newest is None:
+        return Answer(code="companion", sentence="belongs to a database and travels inside the database's snapshot.")
+    settling_s = device.settling_s(root.name, relative)
+    if settling_s is not None:
+        return Answer(
+            code="settling",
+            sentence=f"changed a moment ago; it is offered when it is quiet, in about {settling_s:.0f} s.",
+        )
+    return _settled(newest, found)
+
+
+async def _uploading(device: Device, outbox: Outbox, row: dict[str, Any]) -> Answer:
+    transfer = await outbox.files.transfer(row["transfer_id"])
+    if transfer is None:
+        return Answer(code="uploading", sentence="is on its way.")
+    moving = next((each for each in device.transfers() if each.id == transfer.id), None)
+    offset = moving.offset if moving else transfer.offset
+    how = "in a bundle, " if transfer.kind == "bundle" else ""
+    percent = 100 * offset // transfer.length if transfer.length else 100
+    sentence = f"is on its way, {how}at {size(offset)} of {size(transfer.length)} ({percent} %)"
+    return Answer(
+        code="uploading",
+        sentence=f"{sentence}." if moving else f"{sentence}; it goes on from there ({_obstacle(device)}).",
+    )
+
+
+async def _pending(device: Device, outbox: Outbox, row: dict[str, Any]) -> Answer:
+    wait_s = (row["due_at_ms"] - outbox.db.now_ms()) / 1000
+    if wait_s > 0:
+        return Answer(
+            code="backing-off",
+            sentence=f"could not be sent ({row['error_detail'] or row['error_code'] or 'unknown reason'}); "
+            f"it is tried again in {span(wait_s)}.",
+            hint=row["error_hint"] or f"`pisyncctl retry {row['id']}` tries now",
+        )
+    ahead = await outbox.queue.position(row["id"], row["priority"])
+    place = "it is next" if ahead == 0 else f"{ahead} file{'' if ahead == 1 else 's'} go first"
+    return Answer(code="pending", sentence=f"waits to be sent; {place} ({_obstacle(device)}).")
+
+
+def _obstacle(device: Device) -> str:
+    if device.paused():
+        return "sending is paused"
+    link = device.link()
+    if link.backoff_s > 0:
+        return f"{link.backoff_reason or 'waiting after an error'}, for {span(link.backoff_s)}"
+    return "the cloud can be reached" if link.state == "full" else f"the cloud cannot be reached: {link.reason}"
+
+
+def _missing(newest: dict[str, Any] | None) -> Answer:
+    if newest is None:
+        return Answer(code="unknown", sentence="is not there and was never seen.", hint="check the name")
+    if newest["state"] == "complete":
+        return Answer(code="gone", sentence="was deleted here; the cloud has its last version.")
+    return Answer(
+        code="gone",
+        sentence="was deleted here before this version could be sent.",
+        hint=newest["error_hint"] or "put it back, if it was not deleted on purpose",
+    )
+
+
+def _settled(newest: dict[str, Any] | None, found: Found) -> Answer:
+    if newest is None:
+        return Answer(
+            code="unseen",
+            sentence="is there but was not noticed yet; the next look at its root finds it.",
+            hint="`systemctl reload pisyncd` looks at once",
+        )
+    if newest["state"] == "failed":
+        return Answer(
+            code="failed",
+            sentence=f"is not sent: {newest['error_detail'] or newest['error_code']}",
+            hint=newest["error_hint"] or f"`pisyncctl retry {newest['id']}` tries again",
+        )
+    if newest["state"] == "superseded":
+        return Answer(code="superseded", sentence="changed while it was sent; it is offered again when it is quiet.")
+    same = newest["kind"] == "sqlite" or (newest["size"], newest["mtime_ns"]) == (found.size, found.mtime_ns)
+    if not same:
+        return Answer(code="changed", sentence="changed after it was sent; the next look at its root finds that.")
+    version = answers.version_of(newest)
+    return Answer(code="complete", sentence=f"is complete: the cloud has this version since {version.completed_at}.")
+
+
+def span(seconds: float) -> str:
+    """`5 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
+    whole = max(0, round(seconds))
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
