@@ -71,7 +71,7 @@ def allowed(field: Field) -> str:
         return "true or false"
     if bare in (int, float):
         words = "a whole number" if bare is int else "a number"
-        return f"{words} from {_number(meta.ge)} to {_number(meta.le)}"
+        return f"{words} from {number(meta.ge)} to {number(meta.le)}"
     if Path in (bare, *_args(bare)):
         return "an absolute path"
     if bare == tuple[str, ...]:
@@ -85,7 +85,8 @@ def _args(kind: Any) -> tuple[Any, ...]:
     return typing.get_args(kind) if typing.get_origin(kind) in (Annotated, Union, types.UnionType) else ()
 
 
-def _number(bound: float | None) -> str:
+def number(bound: float | None) -> str:
+    """`0.1`, `60`, `9000000`."""
     return f"{bound:g}" if isinstance(bound, float) and bound % 1 else f"{int(bound or 0)}"
 
 

@@ -204,7 +204,7 @@ def _ordered(given: dict[str, Any], reader: _Reader) -> None:
             reader.problems.in_file(
                 reader.lines.get(key),
                 key,
-                f"{section}.{low} ({small:g}) must not be larger than {section}.{high} ({large:g})",
+                f"{section}.{low} ({fields.number(small)}) must not be larger than {section}.{high} ({fields.number(large)})",
             )
 
 

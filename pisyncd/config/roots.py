@@ -77,6 +77,9 @@ def _clash(path: Path, name: str, other: dict[str, Any], position: int) -> str |
 def _glob_fault(glob: str) -> str | None:
     if not glob or "\0" in glob:
         return "an empty glob matches nothing; leave it out"
-    if ".." in glob.split("/"):
-        return f"`{glob}`: `..` never matches; globs are relative to the root"
+    if any(part in ("", ".", "..") for part in glob.strip("/").split("/")):
+        return f"`{glob}` never matches; globs are written below the root, without `.`, `..` and `//`"
+    for first, last in re.findall(r"\[[^\]]*?([^\]])-([^\]])[^\]]*\]", glob):
+        if first > last:
+            return f"`{glob}` never matches: nothing is from {first} to {last}"
     return None

@@ -15,13 +15,17 @@ from pisyncd.runtime.clock import Clock
 
 
 class LinkView(Struct, frozen=True, kw_only=True):
-    """The way to the cloud. `backoff_s` > 0: nothing is tried for so long, because of `backoff_reason`."""
+    """The way to the cloud. `backoff_s` > 0: nothing is tried for so long, because of `backoff_reason`.
+
+    `probed_ago_s` is since the last look of any kind, `proven_ago_s` since our cloud last proved itself.
+    """
 
     state: Literal["none", "link", "portal", "limited", "full"]
     reason: str
     hint: str = ""
     portal_url: str | None = None
     since_s: float | None = None
+    probed_ago_s: float | None = None
     proven_ago_s: float | None = None
     goodput_bps: float | None = None
     backoff_s: float = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from pisyncd.core.units import size
 from pisyncd.gateway.ports import LinkView, RootView
 from pisyncd.gateway.views import DiskView, FailureView, QueueTotals, Verdict
 
@@ -54,17 +55,6 @@ def owed(totals: QueueTotals) -> str:
     if totals.messages.count:
         parts.append(f"{totals.messages.count} message{_s(totals.messages.count)}")
     return f"{' and '.join(parts)} to send" if parts else "nothing to send"
-
-
-def size(count: float) -> str:
-    """`0 B`, `999 B`, `1.5 KB`, `3.2 MB`: decimal units, as disks are sold."""
-    if count < 1000:
-        return f"{count:.0f} B"
-    for unit in ("KB", "MB", "GB"):
-        count /= 1000
-        if count < 999.5:
-            return f"{count:.1f} {unit}" if count < 99.95 else f"{count:.0f} {unit}"
-    return f"{count / 1000:.1f} TB"
 
 
 def _word(facts: Facts, wrong: bool) -> Verdict:

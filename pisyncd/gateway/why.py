@@ -30,13 +30,14 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pisyncd.config import WatchRoot
 from pisyncd.core import wire
+from pisyncd.core.units import size, span
 from pisyncd.gateway import answers
 from pisyncd.gateway.ports import Device
-from pisyncd.gateway.verdict import size
 from pisyncd.gateway.views import Why
 from pisyncd.outbox import Outbox
 from pisyncd.sources import globs
@@ -181,7 +182,7 @@ def _look_now(base: bytes, relative: bytes) -> Found:
 
 def _is(path: bytes, test: Callable[[int], bool]) -> bool:
     try:
-        return test(os.stat(path).st_mode)
+        return test(Path(os.fsdecode(path)).stat().st_mode)
     except (OSError, ValueError):
         return False
 
@@ -321,17 +322,3 @@ def _settled(newest: dict[str, Any] | None, found: Found) -> Answer:
         return Answer(code="changed", sentence="changed after it was sent; the next look at its root finds that.")
     version = answers.version_of(newest)
     return Answer(code="complete", sentence=f"is complete: the cloud has this version since {version.completed_at}.")
-
-
-def span(seconds: float) -> str:
-    """`5 s`, `3 min`, `2 h 5 min`, `3 d 4 h`."""
-    whole = max(0, round(seconds))
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(whole / 60)
-    if minutes < 100:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"

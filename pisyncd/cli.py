@@ -1,0 +1,129 @@
+"""The command line of the daemon: run, once, check-config.
+
+exit code | meaning
+----------|--------------------------------------------------------------
+0         | run: stopped in good order; once: everything owed is delivered; check-config: all is right
+2         | the command line is wrong
+70        | an internal fault; the traceback is in the log
+75        | once: not everything is delivered, or another pisyncd is running
+78        | the configuration is wrong
+130       | interrupted from the keyboard
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# First of all, because it keeps what structlog would drag in out of the process.
+from pisyncd import log
+from pisyncd.config import Config, advice, load, read_token
+from pisyncd.core.errors import FatalError
+
+DEFAULT_CONFIG = Path("/etc/pisyncd/pisyncd.yaml")
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+_EPILOG = """exit codes: 0 done, 2 wrong usage, 70 internal fault, 75 not everything delivered or another pisyncd runs,
+78 wrong configuration. Look into a running daemon with pisyncctl."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, do, and give the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        config = load(arguments.config, os.environ)
+        if arguments.command == "check-config":
+            return _check(arguments.config, config)
+        log.configure(config.log.level, config.log.format)
+        return _start(arguments, config)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _give_up(error)
+
+
+def parser() -> argparse.ArgumentParser:
+    """What can be said on the command line."""
+    root = argparse.ArgumentParser(
+        prog="pisyncd",
+        description="Carries learning data from this device to the cloud whenever there is a network.",
+        epilog=_EPILOG,
+    )
+    root.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in (
+        ("run", "run until stopped; this is what systemd starts"),
+        ("once", "deliver everything owed once, then exit: 0 delivered, 75 not everything"),
+        ("check-config", "check the configuration and say everything that is wrong with it"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--config",
+            type=Path,
+            default=DEFAULT_CONFIG,
+            metavar="FILE",
+            help=f"configuration file (default {DEFAULT_CONFIG})",
+        )
+    return root
+
+
+def _check(path: Path, config: Config) -> int:
+    read_token(config, os.environ)
+    print(f"{path}: all is right")
+    print(f"  device {config.device_id} sends to {config.cloud.url}")
+    for root in config.watch:
+        print(f"  {root.path} as {root.name}, priority {root.priority}")
+    for line in advice(config, os.environ):
+        print(f"warning: {line}", file=sys.stderr)
+    return 0
+
+
+def _start(arguments: argparse.Namespace, config: Config) -> int:
+    from pisyncd import daemon
+
+    if arguments.command == "once":
+        return asyncio.run(daemon.once(config, progress=None))
+    return asyncio.run(daemon.run(config, config_path=arguments.config))
+
+
+def _give_up(error: BaseException) -> int:
+    fatal = fatal_in(error)
+    if fatal is None:
+        # structlog is there by now, or the fault is so early that Python's own traceback says more.
+        import structlog
+
+        structlog.get_logger().error("daemon.crashed", exc_info=error)
+        return EXIT_INTERNAL
+    for line in fatal.detail.splitlines():
+        print(f"pisyncd: {line}", file=sys.stderr)
+    if fatal.hint:
+        print(f"pisyncd: {fatal.code}: {fatal.hint}", file=sys.stderr)
+    return fatal.exit_code
+
+
+def fatal_in(error: BaseException) -> FatalError | None:
+    """The expected end in an error or in the group of errors that activities ended with; None when it is unexpected."""
+    if isinstance(error, FatalError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [fatal_in(each) for each in error.exceptions]
+        return found[0] if all(found) else None
+    return None
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_args: object, **_more: object) -> None:
+        from importlib.metadata import version
+
+        parser.exit(message=f"pisyncd {version('pisync')}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
