@@ -204,7 +204,7 @@ def _ordered(given: dict[str, Any], reader: _Reader) -> None:
             reader.problems.in_file(
                 reader.lines.get(key),
                 key,
-                f"{section}.{low} ({fields.number(small)}) must not be larger than {section}.{high} ({fields.number(large)})",
+                f"{low} ({fields.number(small)}) must not be larger than {high} ({fields.number(large)})",
             )
 
 
