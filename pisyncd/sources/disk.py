@@ -53,6 +53,8 @@ def trouble(error: OSError, path: bytes) -> PiSyncError:
             return SourceChanged(detail)
         case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
             return StorageBusy(detail, code="too-many-open-files", hint="raise LimitNOFILE of the service")
+        case errno.ENOSPC | errno.EDQUOT:
+            return StorageBusy(detail, code="storage-full")
         case errno.EIO | errno.EUCLEAN | errno.EBADMSG:
             hint = "the card or disk gives read errors: check it, then `pisyncctl retry`"
             return SourceUnreadable(detail, code="source-io-error", hint=hint)

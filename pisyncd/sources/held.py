@@ -13,17 +13,19 @@ import os
 import threading
 from collections.abc import Iterator
 
-from pisyncd.core.errors import StorageBusy
+from pisyncd.core.errors import SourceUnreadable
 
 Key = tuple[int, int]
 
-_lock = threading.Lock()
+PATIENCE_S = 5.0
+
+_lock = threading.Condition()
 _open: dict[Key, int] = {}
 _held: dict[Key, list[int]] = {}
 
 
-class Held(StorageBusy):
-    """A snapshot of this database is being taken."""
+class Held(SourceUnreadable):
+    """This database is being read already."""
 
     code = "source-held"
     hint = "nothing to do; it is read when the snapshot is done"
@@ -55,16 +57,20 @@ def close_file(descriptor: int, key: Key) -> None:
             _open[key] = left
         else:
             del _open[key]
+            _lock.notify_all()
 
 
 @contextlib.contextmanager
 def hold(path: bytes) -> Iterator[Key]:
-    """Keeps everyone else in this process from opening `path`. Raises OSError, or Held when it is open already."""
+    """Keeps everyone else in this process from opening `path`, once they have closed it.
+
+    Raises OSError, or Held when somebody has not after 5 s.
+    """
     with _lock:
-        status = os.stat(path)  # noqa: PTH116 - names are bytes
+        status = os.lstat(path)
         key = (status.st_dev, status.st_ino)
-        if key in _held or key in _open:
-            raise Held("it is being read")
+        if not _lock.wait_for(lambda: key not in _held and key not in _open, PATIENCE_S):
+            raise Held
         _held[key] = []
     try:
         yield key
@@ -72,3 +78,4 @@ def hold(path: bytes) -> Iterator[Key]:
         with _lock:
             for descriptor in _held.pop(key):
                 os.close(descriptor)
+            _lock.notify_all()

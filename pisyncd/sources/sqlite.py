@@ -58,7 +58,7 @@ class Snapshot:
     source: disk.Fingerprint
 
 
-class Locked(StorageBusy):
+class Locked(SourceUnreadable):
     """Another program keeps the database locked."""
 
     code = "source-locked"
@@ -109,8 +109,8 @@ def fingerprint(path: bytes | Path) -> disk.Fingerprint:
 def snapshot(src: bytes | Path, dst: Path, should_stop: disk.ShouldStop | None = None) -> Snapshot:
     """Writes a consistent, checked, durable copy of the database `src` to the new file `dst`. Runs in a thread.
 
-    Raises SourceGone; SourceChanged when it is no database any more; Corrupt and SourceUnreadable; Locked, Held and
-    StorageBusy to try again later; disk.Stopped. In every case dst does not exist then.
+    Raises SourceGone; SourceChanged when it is no database any more; SourceUnreadable, of which Locked and held.Held
+    pass by themselves and Corrupt does not; StorageBusy; disk.Stopped. In every case dst does not exist then.
     """
     raw = os.path.abspath(os.fsencode(src))  # noqa: PTH100 - names are bytes
     part = dst.with_name(dst.name + ".part")
@@ -307,7 +307,7 @@ def _trouble(error: sqlite3.Error) -> PiSyncError:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED | sqlite3.SQLITE_PROTOCOL:
             return Locked(detail)
         case sqlite3.SQLITE_FULL:
-            return StorageBusy(detail, code="spool-full")
+            return StorageBusy(detail, code="storage-full")
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return Corrupt(detail)
         case sqlite3.SQLITE_IOERR:
