@@ -201,7 +201,7 @@ def _await(daemon: Daemon, reached: Callable[[Json], bool], seconds: float) -> J
 def _path(text: str) -> bytes:
     # A name that is there, seen from here, means that file; else it may be a wire path or lie below a root.
     raw = os.fsencode(text)
-    return os.getcwdb() + b"/" + raw if not raw.startswith(b"/") and os.path.lexists(raw) else raw
+    return os.path.realpath(b".") + b"/" + raw if not raw.startswith(b"/") and os.path.lexists(raw) else raw
 
 
 def _show(arguments: argparse.Namespace, answer: Json, shape: Render) -> None:
