@@ -87,7 +87,7 @@ def _start(arguments: argparse.Namespace, config: Config) -> int:
     from pisyncd import daemon
 
     if arguments.command == "once":
-        return asyncio.run(daemon.once(config, progress=None))
+        return asyncio.run(daemon.once(config))
     return asyncio.run(daemon.run(config, config_path=arguments.config))
 
 

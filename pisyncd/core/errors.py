@@ -7,6 +7,7 @@ PiSyncError                    code, hint, detail
 │   ├── StorageBusy            disk full or outbox locked, here or in the cloud
 │   └── TokenRefused           our cloud does not know this device's token
 ├── OffsetMismatch             not a failure: the cloud's offset is the truth
+├── UploadGone                 not a failure: the cloud no longer knows the upload, create it anew
 ├── PermanentError             this item will not pass as it is; others go on
 │   ├── SourceGone
 │   ├── SourceChanged
@@ -97,6 +98,12 @@ class OffsetMismatch(PiSyncError):
     def __init__(self, offset: int) -> None:
         super().__init__(f"the cloud holds {offset} bytes")
         self.offset = offset
+
+
+class UploadGone(PiSyncError):
+    """The cloud no longer knows this upload."""
+
+    code = "upload-gone"
 
 
 class PermanentError(PiSyncError):

@@ -99,10 +99,15 @@ class Database:
             await _books.set_cursor(tx, name="boot_id", value=self.clock.boot_id)
             await _books.set_cursor(tx, name="base_ms", value=str(self._base_ms))
 
+    async def shrink(self) -> None:
+        """Gives free pages back to the file system, a bounded number at a time."""
+        async with self._lock:
+            await self._writer.execute_fetchall("PRAGMA incremental_vacuum(2000)")
+
     async def close(self) -> None:
         """Folds the write-ahead log into the database and closes."""
         with contextlib.suppress(sqlite3.Error):
-            await self._writer.execute("PRAGMA incremental_vacuum(2000)")
+            await self._writer.execute_fetchall("PRAGMA incremental_vacuum(2000)")
             await self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         await self.reader.close()
         await self._writer.close()

@@ -76,7 +76,7 @@ class Files:
         self._messages = messages
         self._ledger = ledger
 
-    async def add(self, sightings: Sequence[Sighting]) -> Added:
+    async def add(self, sightings: Sequence[Sighting], *, due_in_s: float = 0.0) -> Added:
         """Records what the watcher saw: new and changed versions become pending, together with the message."""
         async with self._db.transaction() as tx:
             await _files.stage_one(tx, [_fields(each) for each in sightings])
@@ -84,10 +84,11 @@ class Files:
             changed_or_new, byte_count = await _files.staged(tx)
             new = 0
             if changed_or_new:
-                await _files.refresh_pending(tx)
+                due = {"due_at_ms": self._db.now_ms() + int(due_in_s * 1000) if due_in_s else 0}
+                await _files.refresh_pending(tx, **due)
                 await _files.supersede_begun(tx)
                 now = {"now_ms": self._db.now_ms(), "wall_ms": self._db.clock.wall_ms()}
-                new = await _files.insert_new(tx, **now)
+                new = await _files.insert_new(tx, **now, **due)
                 body = {"eventType": "upload.queued", "eventData": {"files": changed_or_new, "bytes": byte_count}}
                 await self._messages.append(tx, wire.STREAM_EVENT, "event", body)
             await _files.unstage(tx)

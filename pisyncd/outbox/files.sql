@@ -16,7 +16,7 @@ DELETE FROM temp.sightings AS s WHERE EXISTS (
 -- name: refresh_pending!
 -- A version that nobody has begun to send is simply the newer one.
 UPDATE files SET kind = s.kind, size = s.size, mtime_ns = s.mtime_ns, inode = s.inode, priority = s.priority,
-    sha256 = NULL, attempts = 0, due_at_ms = 0, error_code = NULL, error_detail = NULL, error_hint = NULL
+    sha256 = NULL, attempts = 0, due_at_ms = :due_at_ms, error_code = NULL, error_detail = NULL, error_hint = NULL
 FROM temp.sightings AS s
 WHERE files.root = s.root AND files.path = s.path AND files.state = 'pending';
 
@@ -27,8 +27,8 @@ WHERE state IN ('uploading', 'failed')
   AND (root, path) IN (SELECT root, path FROM temp.sightings);
 
 -- name: insert_new!
-INSERT INTO files (root, path, kind, size, mtime_ns, inode, priority, state, queued_at_ms, queued_wall_ms)
-SELECT s.root, s.path, s.kind, s.size, s.mtime_ns, s.inode, s.priority, 'pending', :now_ms, :wall_ms
+INSERT INTO files (root, path, kind, size, mtime_ns, inode, priority, state, due_at_ms, queued_at_ms, queued_wall_ms)
+SELECT s.root, s.path, s.kind, s.size, s.mtime_ns, s.inode, s.priority, 'pending', :due_at_ms, :now_ms, :wall_ms
 FROM temp.sightings AS s
 WHERE NOT EXISTS (
     SELECT 1 FROM files AS f WHERE f.root = s.root AND f.path = s.path AND f.state = 'pending'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiosqlite
 import msgspec
@@ -11,7 +11,11 @@ import msgspec
 from pisyncd.core import wire
 from pisyncd.outbox.db import Database, queries
 
+if TYPE_CHECKING:
+    from pisyncd.outbox.books import Ledger
+
 _sql = queries("messages")
+_books = queries("books")
 
 PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5}
 
@@ -26,6 +30,7 @@ class Messages:
     def __init__(self, db: Database, outbox_id: str) -> None:
         self._db = db
         self._outbox_id = outbox_id
+        self.queue_max = 10_000
 
     async def append(
         self,
@@ -38,9 +43,13 @@ class Messages:
     ) -> str:
         """Adds one message in the caller's transaction, beside the fact that it reports; gives its id.
 
-        A salvaged message keeps the id that it had, so that the cloud knows it when it has it already.
+        A salvaged message keeps the id that it had, so that the cloud knows it when it has it already. Above
+        queue_max waiting messages a mere report (stream `event`) is shed, counted, and the ledger tells it; '' then.
         """
-        name = f"{stream}.{self._outbox_id}"
+        if stream == wire.STREAM_EVENT and await _sql.count(tx) >= self.queue_max:
+            await _sql.add_shed(tx)
+            return ""
+        name = await self._current(tx, stream)
         seq = await _sql.next_seq(tx, stream=name)
         stamp = self._db.clock.stamp()
         message_id = message_id or str(uuid.uuid4())
@@ -91,6 +100,37 @@ class Messages:
                 dropped += await _sql.accept_through(tx, stream=stream, seq=seq)
                 await _sql.mark_accepted(tx, stream=stream, seq=seq)
         return dropped
+
+    async def hollow_out(self, item: wire.Item, code: str, ledger: Ledger) -> bool:
+        """Empties one message that the cloud will never take; the ledger says so in the same transaction.
+
+        False when it was empty already: then it is not the message that the cloud objects to.
+        """
+        async with self._db.transaction() as tx:
+            if not await _sql.hollow_out(tx, stream=item.stream, seq=item.seq):
+                return False
+            await ledger.record(tx, "message-refused", code, detail=f"{item.stream} {item.seq} {item.itemType}")
+        return True
+
+    async def restart_stream(self, stream: str, first_seq: int) -> None:
+        """The cloud has lost what it had acknowledged before `first_seq` (a restored backup): what is still held
+        goes on under a new stream from 1, because the old one's gap will never close. Ids stay the same."""
+        short, _, epoch = stream.partition(f".{self._outbox_id}")
+        new = f"{short}.{self._outbox_id}.{int(epoch.lstrip('.') or 0) + 1}"
+        async with self._db.transaction() as tx:
+            await _sql.open_stream(tx, old=stream, new=new, skipped=first_seq - 1)
+            await _sql.move_stream(tx, old=stream, new=new, skipped=first_seq - 1)
+            await _books.set_cursor(tx, name=f"stream.{short}", value=new)
+
+    async def _current(self, tx: aiosqlite.Connection, stream: str) -> str:
+        return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}.{self._outbox_id}"
+
+    async def tell_shed(self, ledger: Ledger) -> None:
+        """Writes what was shed since the last time into the ledger."""
+        async with self._db.transaction() as tx:
+            count = await _sql.take_shed(tx)
+            if count is not None:
+                await ledger.record(tx, "reports-shed", "queue-full", count=int(count))
 
     async def owed(self) -> tuple[int, int, int | None]:
         """(messages, bytes, outbox time of the oldest)."""

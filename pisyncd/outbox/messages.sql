@@ -30,3 +30,25 @@ FROM messages GROUP BY stream ORDER BY stream;
 
 -- name: oldest$
 SELECT min(queued_at_ms) FROM messages;
+
+-- name: hollow_out!
+-- The cloud will never take this message: its number is still sent, empty, so that the ones behind it are contiguous.
+UPDATE messages SET item_type = 'dropped', body = '{}' WHERE stream = :stream AND seq = :seq AND item_type <> 'dropped';
+
+-- name: open_stream!
+INSERT INTO streams (stream, last_seq)
+SELECT :new, last_seq - :skipped FROM streams WHERE stream = :old;
+
+-- name: move_stream!
+UPDATE messages SET stream = :new, seq = seq - :skipped WHERE stream = :old;
+
+-- name: count$
+SELECT count(*) FROM messages;
+
+-- name: add_shed!
+-- How many reports were not written because the queue was full, until the ledger tells it.
+INSERT INTO cursors (name, value) VALUES ('shed', '1')
+ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1;
+
+-- name: take_shed$
+DELETE FROM cursors WHERE name = 'shed' RETURNING value;

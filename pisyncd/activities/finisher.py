@@ -1,0 +1,87 @@
+"""One full cycle: reads every root once, waits until all that can be delivered is delivered, then stops the daemon."""
+
+from __future__ import annotations
+
+from pisyncd.activities.cycle import SyncCycle
+from pisyncd.activities.sender import Sender
+from pisyncd.activities.uploader import Lanes
+from pisyncd.activities.watcher import Watcher
+from pisyncd.activities.way import Way
+from pisyncd.outbox import Outbox
+from pisyncd.runtime.activity import Stop, Wake
+
+LOOK_S = 0.1
+
+
+class Finisher:
+    """`delivered` says, after the stop, whether everything owed has arrived."""
+
+    name = "finisher"
+    deadline_s = 3600.0
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        watcher: Watcher,
+        lanes: Lanes,
+        way: Way,
+        cycle: SyncCycle,
+        sender: Sender,
+        stop: Stop,
+        tries_max: int,
+        settle_s: float,
+    ) -> None:
+        self.wake = Wake()
+        self.delivered = False
+        self._outbox = outbox
+        self._watcher = watcher
+        self._lanes = lanes
+        self._way = way
+        self._cycle = cycle
+        self._sender = sender
+        self._stop = stop
+        self._tries_max = tries_max
+        self._settle_s = settle_s
+        self._swept = False
+        self._told = False
+
+    async def step(self) -> float:
+        """Looks whether the end is reached."""
+        if not self._swept:
+            await self._watcher.sweep()
+            self._swept = True
+            self._way.rouse()
+            return LOOK_S
+        if self._hopeless() or (not self._moving() and await self._files_done()):
+            return await self._finish()
+        return LOOK_S
+
+    def _moving(self) -> bool:
+        return bool(self._lanes.moving or self._lanes.reserved)
+
+    def _hopeless(self) -> bool:
+        """The cloud cannot be reached, refuses, or a person has paused the sending."""
+        down = self._way.link.state != "full" and self._way.link.probes_since_change >= self._tries_max
+        return down or self._way.paused or self._way.breaker.failures > self._tries_max
+
+    async def _files_done(self) -> bool:
+        """Nothing is left that may be sent within the time that a file takes to settle."""
+        due_s = await self._outbox.files.next_due_in_s()
+        return (due_s is None or due_s > self._settle_s) and not await self._outbox.files.transfers_begun()
+
+    async def _finish(self) -> float:
+        if not self._told:
+            self._told = True
+            self._cycle.asked = True
+            await self._cycle.step()
+            self._sender.wake.set()
+            return LOOK_S
+        messages, _, _ = await self._outbox.messages.owed()
+        if messages and not self._hopeless():
+            return LOOK_S
+        files, _, _ = await self._outbox.queue.owed()
+        failed = await self._outbox.queue.count_failures()
+        self.delivered = messages == 0 and files == 0 and failed == 0
+        self._stop.set()
+        return LOOK_S

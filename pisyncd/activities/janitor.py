@@ -1,0 +1,52 @@
+"""Keeps the state directory small: spools that nobody needs, pages that are free."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from pisyncd.outbox import Outbox
+from pisyncd.runtime.activity import Wake
+
+log = structlog.get_logger()
+
+INTERVAL_S = 6 * 3600.0
+
+
+class Janitor:
+    """One step sweeps once."""
+
+    name = "janitor"
+    deadline_s = 300.0
+
+    def __init__(self, outbox: Outbox, spool_dir: Path) -> None:
+        self.wake = Wake()
+        self._outbox = outbox
+        self._spool_dir = spool_dir
+        self._first = True
+
+    async def step(self) -> float:
+        """Seconds until the next sweep."""
+        if self._first:
+            # only before anything is spooled: a file that is being packed is not in the outbox yet
+            await self.sweep_spool()
+            self._first = False
+        await self._outbox.messages.tell_shed(self._outbox.ledger)
+        await self._outbox.db.shrink()
+        return INTERVAL_S
+
+    async def sweep_spool(self) -> None:
+        """Removes spools that a crash left behind."""
+        needed = await self._outbox.files.spools()
+        removed = await asyncio.to_thread(_remove_others, self._spool_dir, needed)
+        if removed:
+            log.info("spool.swept", files=removed)
+
+
+def _remove_others(spool_dir: Path, needed: set[str]) -> int:
+    others = [path for path in spool_dir.iterdir() if path.name not in needed]
+    for path in others:
+        path.unlink(missing_ok=True)
+    return len(others)

@@ -1,0 +1,72 @@
+"""Finds out whether our cloud can be reached, and over which network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from pisyncd import meters
+from pisyncd.activities.way import Way
+from pisyncd.core import link
+from pisyncd.core.errors import CloudBusy, LinkDown, PiSyncError
+from pisyncd.uplink import Uplink
+
+log = structlog.get_logger()
+
+SETTLE_S = 1.0
+
+
+class Prober:
+    """One step is one probe. Woken by a changed link, by doubt, and by a person."""
+
+    name = "prober"
+
+    def __init__(self, uplink: Uplink, way: Way, *, timeout_s: float, owed: Callable[[], Awaitable[bool]]) -> None:
+        self.wake = way.prober_wake
+        self.deadline_s = timeout_s + 120.0
+        self._uplink = uplink
+        self._way = way
+        self._timeout_s = timeout_s
+        self._owed = owed
+        self._changed = False
+        self._forget = False
+
+    def link_changed(self) -> None:
+        """An interface, an address or a route changed."""
+        self._changed = True
+        self.wake.set()
+
+    def asked(self) -> None:
+        """A person wants to know, and wants all waits forgotten."""
+        self._forget = True
+        self.wake.set()
+
+    async def step(self) -> float:
+        """Probes once; gives the seconds until the next probe."""
+        if self._changed or self._forget:
+            await self._way.reset()
+        if self._changed:
+            self._way.observe("interface", "the network changed")
+        self._changed = self._forget = False
+        if not meters.is_loopback(self._uplink.host) and not await asyncio.to_thread(meters.interface_is_up):
+            self._way.observe("no-interface", "no network interface is up")
+        else:
+            await self._probe()
+        return link.next_probe_s(self._way.link, await self._owed(), self._way.rules.link, self._way.chance())
+
+    async def _probe(self) -> None:
+        await self._way.use_network(await asyncio.to_thread(meters.network_name), self._network_goodput)
+        try:
+            await self._uplink.probe(self._timeout_s)
+        except LinkDown as error:
+            # a kept-alive connection that the network has forgotten would fail the next probes too
+            log.info("probe.failed", code=error.code, detail=error.detail)
+        except CloudBusy as error:
+            await self._way.failed(error)
+        except PiSyncError as error:
+            log.warning("probe.refused", code=error.code, detail=error.detail, hint=error.hint)
+
+    def _network_goodput(self, known_bps: float | None) -> None:
+        self._uplink.goodput.known_bps = known_bps

@@ -1,0 +1,392 @@
+"""The only HTTP client of the device: every request proves itself, every failure is mapped once, here.
+
+Uploads follow tus 1.0.0 (creation, creation-with-upload, checksum, termination). An answer counts only with the proof
+that it comes from our cloud; anything else is a portal's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from pisyncd import __version__
+from pisyncd.core import wire
+from pisyncd.core.errors import (
+    CloudBusy,
+    LinkDown,
+    OffsetMismatch,
+    PiSyncError,
+    Rejected,
+    StorageBusy,
+    TokenRefused,
+    TooLarge,
+    TransientError,
+    UploadGone,
+)
+from pisyncd.core.link import Observation
+from pisyncd.meters import Goodput
+
+T = TypeVar("T")
+Body = bytes | AsyncIterator[bytes] | None
+Seen = Callable[[Observation, str, str | None], None]
+
+ANSWER_BYTES_MAX = 16 * 1024 * 1024
+PIECE_BYTES = 64 * 1024
+UNSENT_BYTES_MAX = 128 * 1024
+RETRY_AFTER_MAX_S = 3600.0
+HTTP_CHECKSUM_MISMATCH = 460
+
+
+class ChunkMismatch(TransientError):
+    """A chunk arrived other than it was sent."""
+
+    code = "chunk-mismatch"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A proven answer."""
+
+    status: int
+    headers: Any
+    body: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where an upload stands in the cloud. `url` is absolute."""
+
+    url: str
+    offset: int
+    length: int | None
+    state: str
+    error_code: str | None
+
+
+class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of GET /api/probe."""
+
+    proof: str
+    server_time: str
+
+
+class _StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    data: wire.UploadStatus
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    next_cursor: str | None = None
+
+
+class _ContentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[str]
+    pagination: _Page = _Page()
+
+
+class Uplink:
+    """Requests to one cloud with one device token.
+
+    `seen` hears of each answer or its absence; `told_time` gets the cloud's proven wall time in milliseconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        token: str,
+        connect_timeout_s: float,
+        stall_s: float,
+        ca_file: Path | None,
+        seen: Seen,
+        told_time: Callable[[int], None],
+        goodput: Goodput,
+    ) -> None:
+        self._base = url.rstrip("/")
+        self._token = token
+        self._stall_s = stall_s
+        self._connect_timeout_s = connect_timeout_s
+        self._tls = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
+        self._seen = seen
+        self._told_time = told_time
+        self._session: aiohttp.ClientSession | None = None
+        self.goodput = goodput
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self._base).hostname or ""
+
+    async def close(self) -> None:
+        """Closes all connections; the next request opens new ones."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def probe(self, timeout_s: float) -> ProbeAnswer:
+        """Asks our cloud to prove itself. Raises what _call raises."""
+        challenge = secrets.token_urlsafe(16)
+        answer = await self._call("GET", f"/api/probe?challenge={challenge}", challenge=challenge, stall_s=timeout_s)
+        return _decode(answer, ProbeAnswer)
+
+    async def create(
+        self,
+        *,
+        length: int,
+        metadata: dict[str, bytes | None],
+        body: Body = None,
+        headers: dict[str, str] | None = None,
+    ) -> Progress:
+        """Creates an upload, with the first bytes of it when `body` is given."""
+        sent = {
+            "Tus-Resumable": wire.TUS_VERSION,
+            "Upload-Length": str(length),
+            "Upload-Metadata": wire.encode_metadata(metadata),
+            **(headers or {}),
+        }
+        if body is not None:
+            sent["Content-Type"] = wire.OFFSET_STREAM
+        answer = await self._call("POST", "/api/files", headers=sent, body=body)
+        location = answer.headers.get("Location", "")
+        return _progress(answer, self._absolute(location), length)
+
+    async def head(self, url: str) -> Progress:
+        """Asks for the offset. Raises UploadGone when the cloud does not know the upload."""
+        answer = await self._call("HEAD", url, headers={"Tus-Resumable": wire.TUS_VERSION})
+        return _progress(answer, url, None)
+
+    async def append(self, url: str, offset: int, body: Body, headers: dict[str, str]) -> Progress:
+        """Sends bytes from `offset` on. Raises OffsetMismatch, UploadGone and what _call raises."""
+        sent = {
+            "Tus-Resumable": wire.TUS_VERSION,
+            "Upload-Offset": str(offset),
+            "Content-Type": wire.OFFSET_STREAM,
+            **headers,
+        }
+        return _progress(await self._call("PATCH", url, headers=sent, body=body), url, None)
+
+    async def status(self, url: str) -> wire.UploadStatus:
+        """What became of an upload and its entries."""
+        return _decode(await self._call("GET", url), _StatusAnswer).data
+
+    async def terminate(self, url: str) -> None:
+        """Drops an upload that is no longer wanted; one that is gone already is fine."""
+        with contextlib.suppress(UploadGone):
+            await self._call("DELETE", url, headers={"Tus-Resumable": wire.TUS_VERSION})
+
+    async def batch(self, batch: wire.Batch, timeout_s: float) -> wire.BatchAnswer:
+        """Delivers messages; the answer carries the watermarks."""
+        headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
+        body = msgspec.json.encode(batch)
+        answer = await self._call("POST", "/api/telemetry/batch", headers=headers, body=body, stall_s=timeout_s)
+        return _decode(answer, wire.BatchAnswer)
+
+    async def contents(self, device_id: str) -> AsyncIterator[list[bytes]]:
+        """Pages of the SHA-256 digests that the cloud has from this device."""
+        cursor = ""
+        while True:
+            path = f"/api/devices/{device_id}/contents?limit={wire.CONTENTS_PAGE_MAX}{cursor}"
+            page = _decode(await self._call("GET", path), _ContentsAnswer)
+            yield [bytes.fromhex(each) for each in page.data]
+            if page.pagination.next_cursor is None:
+                return
+            cursor = f"&cursor={page.pagination.next_cursor}"
+
+    def _absolute(self, location: str) -> str:
+        if not location.startswith("/"):
+            # an address elsewhere would carry the token to a stranger
+            raise Rejected("the cloud gave an upload an address outside itself", code="location-invalid")
+        parts = urlsplit(self._base)
+        return f"{parts.scheme}://{parts.netloc}{location}"
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                ssl=self._tls or True,
+                socket_factory=self._socket,
+                keepalive_timeout=75.0,
+                ttl_dns_cache=60,
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                headers={"Authorization": f"Bearer {self._token}", "User-Agent": f"pisyncd/{__version__}"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._session
+
+    def _socket(self, info: Any) -> socket.socket:
+        family, kind, protocol, _, _ = info
+        made = socket.socket(family, kind, protocol)
+        made.setblocking(False)
+        # plain loss recovery halves the rate at every lost packet: a Wi-Fi link with 1 % loss and 300 ms gives half
+        with contextlib.suppress(OSError):
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+        with contextlib.suppress(OSError):
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall_s * 1000))
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        return made
+
+    async def _call(
+        self,
+        method: str,
+        where: str,
+        *,
+        headers: dict[str, str] | None = None,
+        body: Body = None,
+        challenge: str | None = None,
+        stall_s: float | None = None,
+    ) -> Answer:
+        """One request. Raises LinkDown without a proven answer, and what `_refusal` makes of a refusing one."""
+        challenge = challenge or secrets.token_urlsafe(12)
+        url = where if where.startswith("http") else self._base + where
+        try:
+            answer = await self._exchange(
+                method, url, {**(headers or {}), wire.CHALLENGE_HEADER: challenge}, body, stall_s
+            )
+        except LinkDown as error:
+            self._seen("no-answer", error.detail, None)
+            raise
+        self._judge(answer, challenge, url)
+        if answer.status < 300:
+            return answer
+        raise _refusal(answer)
+
+    async def _exchange(
+        self, method: str, url: str, headers: dict[str, str], body: Body, stall_s: float | None
+    ) -> Answer:
+        stall_s = stall_s or self._stall_s
+        try:
+            async with asyncio.timeout(stall_s + self._connect_timeout_s) as deadline, self._sending(body):
+                data = self._counted(body, deadline, stall_s) if body is not None else None
+                async with self._open().request(
+                    method, url, headers=_sized(headers, body), data=data, allow_redirects=False
+                ) as response:
+                    content = await response.content.read(ANSWER_BYTES_MAX)
+                    return Answer(status=response.status, headers=response.headers, body=content)
+        except TimeoutError as error:
+            raise LinkDown(f"no answer within {stall_s:.0f} s", code="link-stalled") from error
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+            hint = "check the clock of this device (`pisyncctl status`) and cloud.ca_file"
+            raise LinkDown(
+                f"the cloud's certificate is not trusted: {error}", code="tls-untrusted", hint=hint
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise LinkDown(f"no answer: {error or type(error).__name__}") from error
+
+    @contextlib.asynccontextmanager
+    async def _sending(self, body: Body) -> AsyncIterator[None]:
+        with self.goodput.sending() if body is not None else contextlib.nullcontext():
+            yield
+
+    async def _counted(self, body: bytes | AsyncIterator[bytes], deadline: asyncio.Timeout, stall_s: float) -> Any:
+        loop = asyncio.get_running_loop()
+        async for piece in _pieces(body):
+            yield piece
+            self.goodput.add(len(piece))
+            deadline.reschedule(loop.time() + stall_s)
+
+    def _judge(self, answer: Answer, challenge: str, url: str) -> None:
+        """Raises LinkDown unless the answer proves that it is our cloud's; then tells who listens."""
+        if wire.proof_holds(self._token, challenge, answer.headers.get(wire.PROOF_HEADER)):
+            if answer.status in (502, 503, 504):
+                self._seen("cloud-busy", f"the cloud answers {answer.status}", None)
+            else:
+                self._seen("proven", "our cloud has proven itself", None)
+            told = answer.headers.get(wire.TIME_HEADER, "")
+            if told.isascii() and told.isdigit() and len(told) < 16:
+                self._told_time(int(told))
+            return
+        if answer.status >= 500 or answer.status == 429:
+            self._seen("cloud-busy", f"the way to the cloud answers {answer.status}", None)
+            raise CloudBusy(f"the way to the cloud answers {answer.status}", retry_after_s=_retry_after(answer))
+        portal = answer.headers.get("Location") or url
+        self._seen("portal", "somebody else answers in our cloud's place", portal)
+        raise LinkDown(
+            "somebody else answers in our cloud's place (a captive portal?)",
+            code="portal",
+            hint=f"open {portal} in a browser on this network and sign in; or check cloud.url and the token",
+            portal_url=portal,
+        )
+
+
+async def _pieces(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if isinstance(body, bytes):
+        for start in range(0, len(body), PIECE_BYTES):
+            yield body[start : start + PIECE_BYTES]
+        return
+    async for piece in body:
+        yield piece
+
+
+def _sized(headers: dict[str, str], body: Body) -> dict[str, str]:
+    return {**headers, "Content-Length": str(len(body))} if isinstance(body, bytes) else headers
+
+
+def _progress(answer: Answer, url: str, length: int | None) -> Progress:
+    told = answer.headers.get("Upload-Length")
+    return Progress(
+        url=url,
+        offset=_number(answer.headers.get("Upload-Offset", "0")),
+        length=_number(told) if told else length,
+        state=answer.headers.get(wire.UPLOAD_STATE, "receiving"),
+        error_code=answer.headers.get(wire.UPLOAD_ERROR),
+    )
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise CloudBusy("the cloud gave an offset that is no number", code="answer-invalid")
+    return int(text)
+
+
+def _decode(answer: Answer, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=shape)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise CloudBusy(f"the cloud's answer cannot be read: {error}", code="answer-invalid") from error
+
+
+def _retry_after(answer: Answer) -> float | None:
+    text = answer.headers.get("Retry-After", "")
+    if text.isascii() and text.isdigit() and len(text) < 10:
+        return min(float(text), RETRY_AFTER_MAX_S)
+    return None
+
+
+def _refusal(answer: Answer) -> PiSyncError:
+    """What a refusing answer of our cloud means for the caller."""
+    try:
+        problem = msgspec.json.decode(answer.body, type=wire.Problem)
+        detail, code, hint = problem.detail or problem.title, problem.code, problem.hint
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        detail, code, hint = f"the cloud answered {answer.status}", f"http-{answer.status}", ""
+    match answer.status:
+        case 401:
+            return TokenRefused(detail)
+        case 404 | 410:
+            return UploadGone(detail)
+        case 409 if "Upload-Offset" in answer.headers:
+            return OffsetMismatch(_number(answer.headers["Upload-Offset"]))
+        case 413:
+            return TooLarge(detail, hint=hint or None)
+        case 507:
+            return StorageBusy(detail, code=code, hint=hint, retry_after_s=_retry_after(answer))
+        case 460:
+            return ChunkMismatch(detail)
+        case 408 | 423 | 425 | 429:
+            return CloudBusy(detail, code=code, hint=hint or None, retry_after_s=_retry_after(answer))
+        case status if status >= 500:
+            return CloudBusy(detail, code=code, hint=hint or None, retry_after_s=_retry_after(answer))
+    return Rejected(detail, code=code, hint=hint)
