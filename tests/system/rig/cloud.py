@@ -70,7 +70,7 @@ class Cloud:
         """Start it and wait until it answers its health check."""
         serve = ["serve", "--host", self.host, "--port", str(self.port), "--data", str(self.data), *self._database]
         self.process.start(self._where.command([str(BIN / "pisync-cloud"), *serve]), env)
-        self.process.ready("answers", lambda: self.ask("GET", "/api/health").status == 200, within_s)
+        self.process.ready("answers", lambda: self.ask("GET", "/api/health").status < 500, within_s)
 
     def _secret(self, *arguments: str) -> str:
         command = [str(BIN / "pisync-cloud"), *arguments, "--data", str(self.data), *self._database]

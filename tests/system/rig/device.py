@@ -41,8 +41,12 @@ class Device:
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         where: place.Place | None = None,
         state: Path | None = None,
+        quick: bool = True,
     ) -> None:
-        """Write token and configuration below `root`. `settings` are merged section by section over QUICK."""
+        """Write token and configuration below `root`.
+
+        `settings` are merged section by section over QUICK, or over the daemon's own defaults with `quick` false.
+        """
         root.mkdir(parents=True, exist_ok=True)
         self.root = root
         self.device_id = device_id
@@ -53,7 +57,7 @@ class Device:
         self.config = root / "pisyncd.yaml"
         self.url = url
         self.watch: list[Path | dict[str, Any]] = list(watch)
-        self.settings = copy.deepcopy(QUICK)
+        self.settings: dict[str, dict[str, Any]] = copy.deepcopy(QUICK) if quick else {}
         for section, values in (settings or {}).items():
             self.settings.setdefault(section, {}).update(values)
         self._where = where or place.Here()
