@@ -62,6 +62,11 @@ def convert(value: object, field: Field) -> Any:
         raise ValueError(f"{_seen(value)} is not allowed; allowed: {allowed(field)}") from None
 
 
+def is_text(field: Field) -> bool:
+    """Whether it takes text, so that a number is taken as it is written."""
+    return field.bare in (str, tuple[str, ...])
+
+
 def allowed(field: Field) -> str:
     """What a person may write: `a number from 60 to 3600`."""
     bare, meta = field.bare, field.meta
@@ -78,7 +83,7 @@ def allowed(field: Field) -> str:
         return 'a list of globs, such as ["*.tmp", "cache/**"]'
     if meta.pattern is not None:
         return f"text that matches {meta.pattern}"
-    return f"text of at most {meta.max_length} characters (put it in quotes if it looks like a number)"
+    return f"text of at most {meta.max_length} characters"
 
 
 def _args(kind: Any) -> tuple[Any, ...]:

@@ -103,7 +103,7 @@ class _Reader:
             given[field.name] = self._watch(node)
         else:
             try:
-                given[field.name] = fields.convert(_plain(node), field)
+                given[field.name] = fields.convert(_plain(node, as_text=fields.is_text(field)), field)
             except ValueError as error:
                 self.problems.in_file(node.line, key, str(error))
 
@@ -146,12 +146,14 @@ def _example(field: fields.Field) -> str:
     }.get(field.name, f"allowed: {fields.allowed(field)}")
 
 
-def _plain(node: Node) -> object:
+def _plain(node: Node, *, as_text: bool) -> object:
     if isinstance(node.value, list):
-        return [_plain(item) for item in node.value]
+        return [_plain(item, as_text=as_text) for item in node.value]
     if isinstance(node.value, dict):
-        return {name: _plain(child) for name, child in node.value.items()}
-    return node.value
+        return {name: _plain(child, as_text=as_text) for name, child in node.value.items()}
+    # A serial number or a folder named 2024 needs no quotes.
+    numeric = isinstance(node.value, int | float) and not isinstance(node.value, bool)
+    return node.text if as_text and numeric else node.value
 
 
 def _device_id(given: dict[str, Any], reader: _Reader, root: Path) -> None:

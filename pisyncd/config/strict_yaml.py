@@ -21,10 +21,11 @@ Value = None | bool | int | float | str | list["Node"] | dict[str, "Node"]
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A value and the line (from 1) where it stands."""
+    """A value and the line (from 1) where it stands. `text` is a scalar as it is written, for settings that are text."""
 
     value: Value
     line: int
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,8 @@ class _Reader:
         if (tag := getattr(event, "tag", None)) is not None:
             self._fault(event, f"tags are not allowed ({tag}); leave it out")
         if isinstance(event, yaml.ScalarEvent):
-            return Node(value=self._text(event) if event.style else scalar(event.value), line=line)
+            text = self._text(event)
+            return Node(value=text if event.style else scalar(text), line=line, text=text)
         if depth >= _DEPTH_MAX:
             raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=yaml.Mark("", 0, line - 1, 0, None, 0))
         if isinstance(event, yaml.SequenceStartEvent):
@@ -113,7 +115,7 @@ class _Reader:
             if key in entries:
                 self._fault(event, f"the key `{key}` stands here twice (first in line {entries[key].line}); remove one")
             else:
-                entries[key] = Node(value=node.value, line=_line(event))
+                entries[key] = Node(value=node.value, line=_line(event), text=node.text)
         return entries
 
     def _text(self, event: yaml.ScalarEvent) -> str:
