@@ -21,7 +21,7 @@ Value = None | bool | int | float | str | list["Node"] | dict[str, "Node"]
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A value and the line (from 1) where it stands. `text` is a scalar as it is written, for settings that are text."""
+    """A value and the line (from 1) where it stands. `text` is a scalar as it is written."""
 
     value: Value
     line: int
