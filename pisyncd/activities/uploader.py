@@ -140,9 +140,14 @@ class Lanes:
         if self._inventory_done or await self.outbox.memory.get(INVENTORY):
             self._inventory_done = True
             return
-        async for digests in self.uplink.contents(self.device_id):
-            await self.outbox.files.learn_contents(digests)
-        await self.outbox.memory.set(INVENTORY, "1")
+        try:
+            async for digests in self.uplink.contents(self.device_id):
+                await self.outbox.files.learn_contents(digests)
+        except (UploadGone, PermanentError) as error:
+            # it only saves traffic: a cloud that does not answer it must not hold up the files
+            log.warning("inventory.refused", code=error.code, detail=error.detail)
+        else:
+            await self.outbox.memory.set(INVENTORY, "1")
         self._inventory_done = True
 
 

@@ -279,7 +279,8 @@ class Watcher:
                 ready[path] = found[path]
             else:
                 entry.due_s = now_s + verdict.seconds
-        await self._offer(place, list(ready.values()), [path for path, entry, _ in files if entry.kept_open])
+        once = {sighting.path: sighting for sighting in ready.values()}  # a database and its -wal are one
+        await self._offer(place, list(once.values()), [path for path, entry, _ in files if entry.kept_open])
         for path, entry, last_s in files:
             if path in ready and entry.last_s == last_s:
                 place.unsettled.drop(path, entry)
@@ -296,4 +297,4 @@ class Watcher:
         return self._clock.boottime_ms() / 1000
 
     def _age_s(self, sighting: Sighting) -> float:
-        return self._clock.wall_ms() / 1000 - sighting.mtime_ns / 1e9
+        return (self._clock.wall_ms() - sighting.mtime_ns // 1_000_000) / 1000
