@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 import structlog
 
 from pisyncd.config.schema import Settle, WatchRoot
-from pisyncd.core import settle
+from pisyncd.core import settle, wire
 from pisyncd.core.settle import Ready, Sighting, Wait
 from pisyncd.core.unsettled import Unsettled
 from pisyncd.sources.inotify import LimitReached, Watches
@@ -267,8 +266,7 @@ class Place:
             self._warn("", "")
             return
         path, reason = report.unreadable[0]
-        name = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
         self._warn(
-            f"{report.unreadable_count} directories cannot be read, the first is {name}: {reason}",
+            f"{report.unreadable_count} directories cannot be read, the first is {wire.display_path(path)}: {reason}",
             "let the user pisync read them, or exclude them",
         )

@@ -18,7 +18,7 @@ import structlog
 
 from pisyncd.activities.place import Place, RootStatus
 from pisyncd.config.schema import Settle, WatchRoot
-from pisyncd.core import settle
+from pisyncd.core import settle, wire
 from pisyncd.core.errors import TransientError
 from pisyncd.core.settle import Ready, Sighting
 from pisyncd.core.unsettled import Entry
@@ -208,7 +208,7 @@ class Watcher:
             except OSError as error:
                 if not directory:
                     raise
-                log.info("watch.passed_over", root=place.name, path=directory, error=error.strerror)
+                log.info("watch.passed_over", root=place.name, path=wire.display_path(directory), error=error.strerror)
             except TransientError:
                 place.appeared = appeared
                 raise

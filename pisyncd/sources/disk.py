@@ -18,6 +18,7 @@ from types import TracebackType
 
 import msgspec
 
+from pisyncd.core import wire
 from pisyncd.core.errors import PiSyncError, SourceChanged, SourceGone, SourceUnreadable, StorageBusy, TransientError
 from pisyncd.sources import held
 
@@ -44,8 +45,7 @@ class Stopped(TransientError):
 
 def trouble(error: OSError, path: bytes) -> PiSyncError:
     """What an OSError on a source means for the upload of it."""
-    name = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-    detail = f"{name}: {error.strerror}"
+    detail = f"{wire.display_path(path)}: {error.strerror}"
     match error.errno:
         case errno.ENOENT | errno.ENOTDIR | errno.ESTALE | errno.ENODEV:
             return SourceGone(detail)
