@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import binascii
 import json
 import os
 import shutil
@@ -131,7 +132,7 @@ def _history(arguments: argparse.Namespace, daemon: Daemon) -> int:
 def _failures(arguments: argparse.Namespace, daemon: Daemon) -> int:
     answer = daemon.get("/failures", limit=arguments.limit)
     _show(arguments, answer, render.failures)
-    return EXIT_ATTENTION if answer["failures"] else 0
+    return EXIT_ATTENTION if answer["total"] else 0
 
 
 def _retry(arguments: argparse.Namespace, daemon: Daemon) -> int:
@@ -141,7 +142,8 @@ def _retry(arguments: argparse.Namespace, daemon: Daemon) -> int:
     elif target.isascii() and target.isdigit():
         body = {"id": int(target)}
     else:
-        body = {"path": os.fsdecode(_path(target))}
+        # Base64, because JSON cannot hold a name that is not UTF-8.
+        body = {"path_b64": binascii.b2a_base64(_path(target), newline=False).decode("ascii")}
     _show(arguments, daemon.post("/retry", body), render.done)
     return 0
 

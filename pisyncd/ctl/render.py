@@ -84,7 +84,7 @@ def failures(answer: Json, width: int) -> list[str]:
     """What could not be sent and what to do; then the newest losses."""
     lines: list[str] = []
     for failure in answer["failures"]:
-        when = "stays until you act" if failure["final"] else f"again in {span(failure['next_try_s'])}"
+        when = "stays until you act" if failure["final"] else _again(failure)
         lines += wrap(f"#{failure['id']} ", plain(failure["path"]), width)
         detail = f"{failure['code']}: {plain(failure['detail'])} ({when}; {failure['attempts']} tries)"
         lines += wrap("    ", detail, width)
@@ -102,6 +102,10 @@ def failures(answer: Json, width: int) -> list[str]:
             text = f"{loss['at']} {loss['what']}, {loss['reason']}, {amount} {plain(loss['detail'])}"
             lines += wrap(f"#{loss['id']} ", text, width)
     return lines
+
+
+def _again(failure: Json) -> str:
+    return f"again in {span(failure['next_try_s'])}" if failure["next_try_s"] else "its turn comes again"
 
 
 def done(answer: Json, width: int) -> list[str]:

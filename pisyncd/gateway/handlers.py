@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from urllib.parse import parse_qsl
 
 import msgspec
 import structlog
@@ -14,6 +12,7 @@ from aiohttp import web
 
 from pisyncd.core import errors, wire
 from pisyncd.gateway import answers, why
+from pisyncd.gateway.parsing import Refusal, asked_path, body, nothing_in, number, path_bytes, printable, query
 from pisyncd.gateway.ports import Device
 from pisyncd.gateway.views import Done, Health
 from pisyncd.outbox import Outbox
@@ -25,25 +24,6 @@ PAGE_DEFAULT = 50
 PAGE_MAX = 500
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Refusal(Exception):
-    """An answer that says no."""
-
-    def __init__(self, status: HTTPStatus, code: str, detail: str, hint: str = "") -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.hint = hint
-
-
-class RetryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to try again: exactly one of the three."""
-
-    all: bool = False
-    id: int | None = None
-    path: str | None = None
 
 
 class Gateway:
@@ -133,7 +113,7 @@ class Gateway:
         return answer(Done(done="sending goes on"))
 
     async def retry(self, request: web.Request) -> web.Response:
-        """Offer failed and postponed files again: {"all": true}, {"id": 7} or {"path": "..."}."""
+        """Offer failed and postponed files again: {"all": true}, {"id": 7}, {"path": "..."} or {"path_b64": "..."}."""
         query(request)
         asked = await body(request)
         if asked.all:
@@ -142,7 +122,7 @@ class Gateway:
             if await self._outbox.queue.get(asked.id) is None:
                 raise Refusal(HTTPStatus.NOT_FOUND, "file-unknown", f"there is no file {asked.id}", _SEE_FAILURES)
             return self._retried(await self._device.retry(asked.id))
-        found = await why.explain(self._device, self._outbox, path_bytes(asked.path))
+        found = await why.explain(self._device, self._outbox, asked_path(asked))
         waiting = next((version for version in found.versions if version.state in ("failed", "pending")), None)
         if waiting is None:
             raise Refusal(HTTPStatus.NOT_FOUND, "file-unknown", found.sentence, found.hint or _SEE_FAILURES)
@@ -164,75 +144,6 @@ def answer(view: msgspec.Struct, status: HTTPStatus = HTTPStatus.OK) -> web.Resp
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
-
-
-def query(request: web.Request, *known: str) -> dict[str, str]:
-    """The query's parameters with raw bytes kept (surrogateescape). Raises Refusal for a stranger or a repetition."""
-    _, _, text = request.raw_path.partition("?")
-    found: dict[str, str] = {}
-    try:
-        pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=20)
-    except ValueError:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "query-invalid", "the query has too many parameters") from None
-    for name, value in pairs:
-        if name not in known or name in found:
-            allowed = f"allowed once each: {', '.join(known)}" if known else "none is allowed"
-            raise Refusal(
-                HTTPStatus.BAD_REQUEST, "query-invalid", f"the parameter {printable(name)} is not allowed", allowed
-            )
-        found[name] = value
-    return found
-
-
-def number(asked: Mapping[str, str], name: str, low: int, high: int, default: int) -> int:
-    """A whole number of the query. Raises Refusal outside of low to high."""
-    text = asked.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "query-invalid", f"{name} must be a whole number from {low} to {high}"
-        )
-    return int(text)
-
-
-def path_bytes(text: str | None) -> bytes:
-    """The raw bytes of a path. Raises Refusal when there is none, or none that a file can have."""
-    if not text:
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "path-missing", "path is missing", "give ?path=/srv/learning/file"
-        )
-    try:
-        raw = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "path-invalid", "the path is not valid UTF-8") from None
-    if b"\0" in raw or len(raw) > wire.PATH_BYTES_MAX:
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "path-invalid", "the path holds a NUL or is longer than 4096 bytes"
-        )
-    return raw
-
-
-async def body(request: web.Request) -> RetryRequest:
-    """What to try again. Raises Refusal."""
-    hint = 'send {"all": true}, {"id": 7} or {"path": "/srv/learning/file"}'
-    try:
-        asked = msgspec.json.decode(await request.read() or b"{}", type=RetryRequest)
-    except msgspec.ValidationError as error:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", str(error), hint) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "body-invalid", f"the body is not JSON: {error}", hint) from None
-    if (asked.all, asked.id is not None, asked.path is not None).count(True) != 1:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", "say exactly one of all, id and path", hint)
-    if asked.id is not None and not 0 < asked.id < 2**63:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", "id must be a positive whole number", hint)
-    return asked
-
-
-async def nothing_in(request: web.Request) -> None:
-    """These requests say all by their name. Raises Refusal for parameters; a body is read and let go."""
-    query(request)
-    await request.read()
 
 
 @web.middleware
@@ -280,9 +191,3 @@ def _problem(
         retryable=retryable,
     )
     return web.Response(body=msgspec.json.encode(problem) + b"\n", status=status, content_type=wire.PROBLEM_JSON)
-
-
-def printable(text: str) -> str:
-    """A stranger's text, safe to show: at most 100 characters, control characters escaped."""
-    safe = os.fsencode(text[:100].encode("utf-8", "surrogateescape")).decode("utf-8", "backslashreplace")
-    return safe.encode("unicode_escape").decode("ascii")
