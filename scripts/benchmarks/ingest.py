@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rig import place
+from rig import place, postgres
 from rig.cloud import Cloud
 from rig.process import cpu_seconds
 
-from benchmarks import load, postgres, preload
+from benchmarks import load, preload
 from benchmarks.result import Result, Skipped
 
 Line = Result | Skipped

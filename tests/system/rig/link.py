@@ -86,6 +86,7 @@ class FaultyLink:
         self._cut_range: tuple[int, int] | None = None
         self._response_limit: int | None = None
         self._answer: Answer | None = None
+        self._alarms: dict[str, tuple[int, Callable[[], None]]] = {}
         self.port = 0
         self.up_bytes = 0
         self.down_bytes = 0
@@ -155,6 +156,23 @@ class FaultyLink:
     def cut_each(self, low: int, high: int) -> None:
         """Break each new connection after a random number of bytes towards the cloud; (0, 0) ends it."""
         self._cut_range = (low, high) if high else None
+
+    def when_sent(self, up_bytes: int, action: Callable[[], None]) -> None:
+        """Call `action` once, in the link's thread, when this many more bytes have gone towards the cloud."""
+        self._alarms["up"] = (self.up_bytes + up_bytes, action)
+
+    def when_answered(self, down_bytes: int, action: Callable[[], None]) -> None:
+        """Call `action` once, in the link's thread, when this many more bytes have come from the cloud.
+
+        The bytes that make it so much are not passed on, so that the device cannot know what they said.
+        """
+        self._alarms["down"] = (self.down_bytes + down_bytes, action)
+
+    def _ring(self, way: str) -> None:
+        alarm = self._alarms.get(way)
+        if alarm is not None and (self.up_bytes if way == "up" else self.down_bytes) >= alarm[0]:
+            del self._alarms[way]
+            alarm[1]()
 
     def truncate_responses(self, after_bytes: int | None) -> None:
         """Break each connection after this many bytes of the cloud's answers."""
@@ -299,6 +317,7 @@ class FaultyLink:
                 return False
             await self._flowing.wait()
             granted = grant(len(piece))
+            self._ring(way)
             writer.write(piece[:granted])
             await writer.drain()
             if granted < len(piece):

