@@ -128,11 +128,16 @@ class SyncCycle:
         await self._end(now_ms, since_event_s, drained)
         return self.interval_s
 
+    async def conclude(self) -> None:
+        """Ends the running cycle because the work ends: what happened since the last event is told."""
+        if self._counters != self._seen or self._event_at_ms is None:
+            self.asked = True
+            await self._end(self._outbox.db.now_ms(), 0.0, drained=True)
+
     async def close(self) -> None:
         """Ends the running cycle because the process ends; nothing that happened stays untold."""
         if self._counters != self._seen:
-            self.asked = True
-            await self._end(self._outbox.db.now_ms(), 0.0, drained=True)
+            await self.conclude()
 
     def _since_event_s(self, now_ms: int) -> float:
         return float("inf") if self._event_at_ms is None else (now_ms - self._event_at_ms) / 1000

@@ -73,8 +73,7 @@ class Finisher:
     async def _finish(self) -> float:
         if not self._told:
             self._told = True
-            self._cycle.asked = True
-            await self._cycle.step()
+            await self._cycle.conclude()
             self._sender.wake.set()
             return LOOK_S
         messages, _, _ = await self._outbox.messages.owed()

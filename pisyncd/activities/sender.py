@@ -85,13 +85,21 @@ class Sender:
             refused = [result.code for result in answer.data.results if result.status in ("failed", "conflict")]
             log.warning("messages.refused", count=len(refused), codes=sorted({str(code) for code in refused}))
         self._items = min(self._items * 2, self._batch_items)
-        if not dropped:
-            raise (
-                Rejected("the cloud acknowledged nothing", code="nothing-acknowledged")
-                if len(items) == 1
-                else (TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0))
-            )
+        if not dropped and not await self._close_gaps(items, answer.data.receivedThrough):
+            raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
+
+    async def _close_gaps(self, items: list[wire.Item], received: dict[str, int]) -> bool:
+        """Restarts the streams of which the cloud misses numbers that this device no longer holds."""
+        first: dict[str, int] = {}
+        for item in items:
+            if item.stream is not None and item.seq is not None:
+                first.setdefault(item.stream, item.seq)
+        gaps = {stream: seq for stream, seq in first.items() if received.get(stream, 0) < seq - 1}
+        for stream, seq in gaps.items():
+            log.warning("stream.restarted", stream=stream, held_from=seq, cloud_has=received.get(stream, 0))
+            await self._outbox.messages.restart_stream(stream, seq)
+        return bool(gaps)
 
     async def _company_s(self, items: list[wire.Item]) -> float:
         """Seconds to wait for more messages before it is worth a request."""

@@ -6,13 +6,12 @@ import argparse
 import binascii
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pisyncd.ctl import render
+from pisyncd.ctl import render, terminal
 from pisyncd.ctl.connection import Daemon, Trouble
 
 DEFAULT_SOCKET = "/run/pisyncd/pisyncd.sock"
@@ -210,18 +209,7 @@ def _show(arguments: argparse.Namespace, answer: Json, shape: Render) -> None:
     if arguments.json:
         print(json.dumps(answer, indent=2))
     else:
-        print("\n".join(printable(shape(answer, columns()))))
-
-
-def columns() -> int:
-    """The terminal's width, at most 100; 80 where there is no terminal."""
-    return max(40, min(100, shutil.get_terminal_size((80, 24)).columns))
-
-
-def printable(lines: list[str]) -> list[str]:
-    """The same lines in what this terminal can show."""
-    encoding = sys.stdout.encoding or "ascii"
-    return [line.encode(encoding, "backslashreplace").decode(encoding) for line in lines]
+        print("\n".join(terminal.printable(shape(answer, terminal.columns()))))
 
 
 def _tell(trouble: Trouble, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from pisyncd.ctl import commands, render
+from pisyncd.ctl import render, terminal
 from pisyncd.ctl.connection import Daemon, Trouble
 
 _CLEAR = "\x1b[H\x1b[2J"
@@ -43,7 +43,7 @@ def _view(daemon: Daemon, as_json: bool) -> tuple[list[str], int]:
         return [f"{trouble.detail}; trying again", trouble.hint], trouble.exit_code
     if as_json:
         return [json.dumps(answer)], 0
-    return commands.printable(render.status(answer, commands.columns())), 0
+    return terminal.printable(render.status(answer, terminal.columns())), 0
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ async def _carry_over(outbox: Outbox, aside: Path) -> None:
     carried = 0
     async with outbox.db.transaction() as tx:
         for row in salvage.readable_rows(aside, "messages"):
-            stream = str(row["stream"]).partition(".")[0]
+            stream = str(row["stream"]).partition("-")[0]
             try:
                 body = msgspec.json.decode(row["body"], type=dict)
             except msgspec.DecodeError:

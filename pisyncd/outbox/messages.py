@@ -115,15 +115,15 @@ class Messages:
     async def restart_stream(self, stream: str, first_seq: int) -> None:
         """The cloud has lost what it had acknowledged before `first_seq` (a restored backup): what is still held
         goes on under a new stream from 1, because the old one's gap will never close. Ids stay the same."""
-        short, _, epoch = stream.partition(f".{self._outbox_id}")
-        new = f"{short}.{self._outbox_id}.{int(epoch.lstrip('.') or 0) + 1}"
+        short, _, epoch = stream.partition(f"-{self._outbox_id}")
+        new = f"{short}-{self._outbox_id}-{int(epoch.lstrip('-') or 0) + 1}"
         async with self._db.transaction() as tx:
             await _sql.open_stream(tx, old=stream, new=new, skipped=first_seq - 1)
             await _sql.move_stream(tx, old=stream, new=new, skipped=first_seq - 1)
             await _books.set_cursor(tx, name=f"stream.{short}", value=new)
 
     async def _current(self, tx: aiosqlite.Connection, stream: str) -> str:
-        return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}.{self._outbox_id}"
+        return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
 
     async def tell_shed(self, ledger: Ledger) -> None:
         """Writes what was shed since the last time into the ledger."""

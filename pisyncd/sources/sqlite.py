@@ -137,7 +137,7 @@ def _capture(src: bytes, dst: Path, should_stop: disk.ShouldStop | None) -> None
     header = _raw_header(src)
     if not header.startswith(MAGIC):
         raise SourceChanged("it is not a SQLite database any more")
-    if header[18] == 2 and _quiet(src, dst, should_stop):
+    if header[18:19] == b"\x02" and _quiet(src, dst, should_stop):
         return
     try:
         _live(src, dst, should_stop)
