@@ -58,14 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """What can be said on the command line."""
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for scripts")
-    common.add_argument(
-        "--socket", metavar="PATH", default=argparse.SUPPRESS, help=f"the daemon's socket (default {DEFAULT_SOCKET})"
-    )
     root = argparse.ArgumentParser(
         prog="pisyncctl",
-        parents=[common],
+        parents=[_common()],
         description="Shows what PiSync on this device does, owes and needs. Without a command: status.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,11 +68,21 @@ def parser() -> argparse.ArgumentParser:
     root.set_defaults(json=False, socket=os.environ.get("PISYNC_SOCKET") or DEFAULT_SOCKET, run=_status)
     commands = root.add_subparsers(metavar="COMMAND")
     for name, run, text, options in _commands():
-        command = commands.add_parser(name, parents=[common], help=text, description=text)
+        command = commands.add_parser(name, parents=[_common()], help=text, description=text)
         command.set_defaults(run=run)
         for names, more in options:
             command.add_argument(*names, **more)
     return root
+
+
+def _common() -> argparse.ArgumentParser:
+    # One for each parser: set_defaults on a shared one would let a command's default overrule what stands before it.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for scripts")
+    common.add_argument(
+        "--socket", metavar="PATH", default=argparse.SUPPRESS, help=f"the daemon's socket (default {DEFAULT_SOCKET})"
+    )
+    return common
 
 
 def _commands() -> list[tuple[str, Callable[[argparse.Namespace, Daemon], int], str, list[Any]]]:
