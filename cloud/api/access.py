@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
+from cloud.api import keys
 from cloud.rules import access as rules
 from cloud.rules import problems
 from cloud.rules.access import Principal, Role
@@ -23,7 +24,7 @@ def bearer(request: web.Request) -> str:
 
 
 async def identify(request: web.Request) -> Principal | None:
-    """Who sends this request; also kept as request["principal"].
+    """Who sends this request; also kept as request[keys.PRINCIPAL].
 
     A page session counts for reading only, and the open dashboard only under a loopback name (else a web page that
     points its own name at 127.0.0.1 could read it).
@@ -40,7 +41,7 @@ async def identify(request: web.Request) -> Principal | None:
         if found is None and services.settings.open_dashboard and _host_name(request) in _LOOPBACK:
             found = _DEMO
     if found is not None:
-        request["principal"] = found
+        request[keys.PRINCIPAL] = found
     return found
 
 

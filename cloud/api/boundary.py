@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
 
-from cloud.api import access
+from cloud.api import access, keys
 from cloud.rules import problems
 from cloud.rules.problems import Refusal
 from cloud.services import wall_ms
@@ -46,7 +46,7 @@ BROKEN_BODY = (
 @web.middleware
 async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Maps everything that can go wrong to one problem answer, once."""
-    request["request_id"] = f"{_PREFIX}-{next(_NUMBERS):x}"
+    request[keys.REQUEST_ID] = f"{_PREFIX}-{next(_NUMBERS):x}"
     try:
         return await handler(request)
     except Refusal as error:
@@ -62,7 +62,7 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
     except ConnectionError:
         raise
     except Exception:
-        log.exception("request.failed", method=request.method, path=request.path, request_id=request["request_id"])
+        log.exception("request.failed", method=request.method, path=request.path, request_id=request[keys.REQUEST_ID])
         return _problem(request, 500, Refusal(500, "internal", "the cloud failed; the log has the details"))
 
 
@@ -86,7 +86,7 @@ def _problem(request: web.Request, status: int, error: Refusal) -> web.Response:
         error.code,
         error.detail,
         hint=error.hint,
-        request_id=request["request_id"],
+        request_id=request[keys.REQUEST_ID],
         errors=error.errors,
     )
     headers: Mapping[str, str] = {hdrs.CONTENT_TYPE: wire.PROBLEM_JSON, hdrs.CACHE_CONTROL: "no-store", **error.headers}
@@ -96,7 +96,7 @@ def _problem(request: web.Request, status: int, error: Refusal) -> web.Response:
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Adds what every answer carries: the request id; for a token's holder the time, and the proof when asked."""
     headers = response.headers
-    request_id = request.get("request_id")
+    request_id = request.get(keys.REQUEST_ID)
     if request_id is not None:
         headers[REQUEST_ID] = request_id
     headers["X-Content-Type-Options"] = "nosniff"

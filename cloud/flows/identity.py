@@ -121,6 +121,12 @@ class Identity:
             await tx.run("drop_session", session_hash=wire.token_hash(token))
 
 
+async def drop_expired_sessions(db: Database, now_ms: int) -> int:
+    """Forgets page sessions that have had their time; gives how many."""
+    async with db.transaction() as tx:
+        return await tx.run("drop_expired_sessions", now_ms=now_ms)
+
+
 def new_secret(kind: str) -> str:
     """A token of 256 random bits; the prefix lets a person (and a secret scanner) see what it is."""
     return f"pisync_{kind}_{secrets.token_urlsafe(32)}"
@@ -167,6 +173,7 @@ async def enroll(db: Database, device_id: str, now_ms: int) -> str:
             else:
                 dk = row["dk"]
                 await tx.run("restore_device", dk=dk)
+                await tx.run("mark_device_state", dk=dk, shut_out=0)
             return await _new_token(tx, dk, now_ms)
     except DuplicateRow:
         raise taken from None
@@ -186,6 +193,7 @@ async def revoke(db: Database, device_id: str, now_ms: int) -> None:
         dk = await _enrolled(tx, device_id)
         await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms)
         await tx.run("revoke_device", dk=dk, now_ms=now_ms)
+        await tx.run("mark_device_state", dk=dk, shut_out=1)
         await tx.run("identity_changed")
 
 

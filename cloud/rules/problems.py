@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 
@@ -92,3 +94,62 @@ def ownership_mismatch(device_id: str) -> Refusal:
         f"this token does not belong to device {device_id!r}",
         hint="use the token of that device; a device speaks only for itself",
     )
+
+
+_PLACE = re.compile(r" - at `(key in )?\$(.*)`$")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[([0-9]+|\.\.\.)\]")
+_FIELD = re.compile(r"`([^`]+)`")
+_WORDS = (("missing required", "required"), ("Expected `", "type"), ("regex", "pattern"), ("length", "length"))
+
+
+def pointer(message: str) -> tuple[str, str]:
+    """msgspec's message -> (JSON pointer, rest). 'Expected `int` - at `$.a[2]`' -> ('/a/2', 'Expected `int`')."""
+    found = _PLACE.search(message)
+    path, rest = (found[2], message[: found.start()]) if found else ("", message)
+    parts = [first or second for first, second in _STEP.findall(path)]
+    if "missing required field" in rest and (field := _FIELD.search(rest.partition("field")[2])):
+        parts.append(field[1])
+    return "".join(f"/{part}" for part in parts), rest
+
+
+def _error_item(message: str, prefix: str = "") -> wire.ErrorItem:
+    where, detail = pointer(message)
+    code = next((code for word, code in _WORDS if word in detail), "range")
+    return wire.ErrorItem(pointer=prefix + where, code=code, detail=detail)
+
+
+def unreadable(body: bytes, kind: type[msgspec.Struct], error: Exception) -> Refusal:
+    """400 when `body` is not JSON, else 422 naming every field that does not fit `kind`."""
+    if not isinstance(error, msgspec.ValidationError):
+        detail = (
+            "the body is nested too deeply" if isinstance(error, RecursionError) else f"the body is not JSON: {error}"
+        )
+        return malformed(detail, hint="send one JSON object in UTF-8")
+    return Refusal(
+        422,
+        "validation",
+        "the body is JSON, but not what is expected here",
+        hint="/api-docs shows what is expected",
+        errors=_faults(body, kind) or [_error_item(str(error))],
+    )
+
+
+def _faults(body: bytes, kind: type[msgspec.Struct]) -> list[wire.ErrorItem]:
+    try:
+        raw = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    found: list[wire.ErrorItem] = []
+    for field in msgspec.structs.fields(kind):
+        given: Any = raw.get(field.encode_name)
+        if given is None:
+            if field.required:
+                found.append(
+                    wire.ErrorItem(pointer=f"/{field.encode_name}", code="required", detail="this field is required")
+                )
+            continue
+        try:
+            msgspec.json.decode(given, type=field.type)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            found.append(_error_item(str(error), f"/{field.encode_name}"))
+    return found

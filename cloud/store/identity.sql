@@ -37,6 +37,9 @@ UPDATE device SET revoked_at_ms = NULL WHERE dk = :dk
 -- name: revoke_device
 UPDATE device SET revoked_at_ms = :now_ms WHERE dk = :dk AND revoked_at_ms IS NULL
 
+-- name: mark_device_state
+UPDATE device_state SET shut_out = :shut_out WHERE dk = :dk
+
 -- name: add_device_token
 INSERT INTO device_token (token_hash, dk, created_at_ms) VALUES (:token_hash, :dk, :now_ms)
 

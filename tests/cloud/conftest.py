@@ -24,6 +24,7 @@ from aiohttp.test_utils import TestServer
 from cloud.app import build_app
 from cloud.config import Settings
 from cloud.flows import identity
+from cloud.main import runner_options
 from cloud.services import Services, open_services, wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
@@ -114,7 +115,7 @@ async def start_cloud(tmp_path: Path) -> AsyncIterator[StartCloud]:
             chosen = Settings(**{"data": str(tmp_path / "data"), **settings})
             services = await stack.enter_async_context(open_services(chosen))
             server = TestServer(build_app(services), host="127.0.0.1")
-            await server.start_server(access_log=None)
+            await server.start_server(access_log=None, auto_decompress=False)
             stack.push_async_callback(server.close)
             http = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=True))
             return Cloud(url=str(server.make_url("")).rstrip("/"), services=services, http=http)

@@ -55,12 +55,16 @@ CREATE TABLE device_state (
     last_error_code       TEXT,
     last_speed_mbps       DOUBLE PRECISION,
     last_queue_depth      BIGINT,
+    alert_opened_at_ms    BIGINT,
     last_seen_at_ms       BIGINT,
     updated_at_ms         BIGINT  NOT NULL DEFAULT 0,
+    shut_out              INTEGER NOT NULL DEFAULT 0 CHECK (shut_out IN (0, 1)),  -- the device is revoked
     CHECK (events_total = success_total + partial_total + failed_total)
 ) WITH (fillfactor = 70);  -- room for updates in place: this row is written with every event
-CREATE INDEX device_state_failed ON device_state (failed_total DESC, dk) WHERE failed_total > 0;
-CREATE INDEX device_state_streak ON device_state (consecutive_failures DESC, dk) WHERE consecutive_failures > 0;
+CREATE INDEX device_state_failed ON device_state (failed_total DESC, dk)
+    WHERE failed_total > 0 AND shut_out = 0;
+CREATE INDEX device_state_streak ON device_state (consecutive_failures DESC, dk)
+    WHERE consecutive_failures > 0 AND shut_out = 0;
 
 -- History.
 

@@ -1,0 +1,10 @@
+"""What is remembered with a request while it is served."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from cloud.rules.access import Principal
+
+PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)

@@ -1,0 +1,27 @@
+"""Request bodies that are read whole: limited in size and time, in an encoding that is known."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import hdrs, web
+
+from cloud.rules import encodings
+from cloud.rules.problems import Refusal
+from cloud.services import SERVICES
+
+
+async def read(request: web.Request) -> bytes:
+    """The decoded body. Raises Refusal 400, 408, 413, 415."""
+    settings = request.app[SERVICES].settings
+    encoding = encodings.canonical(request.headers.get(hdrs.CONTENT_ENCODING))
+    if request.content_length is not None and request.content_length > settings.body_bytes_max:
+        raise encodings.too_large(settings.body_bytes_max)
+    if request.content.is_eof():
+        return encodings.decode(await request.read(), encoding, bytes_max=settings.body_bytes_max)
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            body = await request.read()
+    except TimeoutError:
+        raise Refusal(408, "body-timeout", "the body did not arrive in time", headers={"Connection": "close"}) from None
+    return encodings.decode(body, encoding, bytes_max=settings.body_bytes_max)

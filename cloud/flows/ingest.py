@@ -1,0 +1,162 @@
+"""Takes reports in: requests that arrive together share one transaction, so that a durable answer costs little.
+
+A group is what has gathered while the one before was committed, at most GROUP_FACTS_MAX facts. Nobody is answered
+before the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from cloud.rules import admit
+from cloud.rules.admit import Outcome, Unit
+from cloud.store import events
+from cloud.store.db import Database, DuplicateRow
+from pisyncd.core.errors import StorageBusy, TransientError
+
+log = structlog.get_logger()
+
+GROUP_FACTS_MAX = 500
+WAITING_MAX = 20_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchNote:
+    """What the batch log keeps of a batch."""
+
+    batch_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """What became of one unit. `marks` is the watermark of each stream that the unit touched."""
+
+    outcomes: list[Outcome]
+    marks: dict[str, int]
+    received_at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Waiting:
+    unit: Unit
+    note: BatchNote | None
+    answer: asyncio.Future[Taken]
+
+
+class Ingest:
+    """The only writer of reports."""
+
+    def __init__(self, db: Database, now_ms: Callable[[], int], *, notify_after: int) -> None:
+        self._db = db
+        self._now_ms = now_ms
+        self._notify_after = notify_after
+        self._queue: deque[_Waiting] = deque()
+        self._more = asyncio.Event()
+        self._closed = False
+
+    async def take(self, unit: Unit, note: BatchNote | None = None) -> Taken:
+        """Durable when it returns. Raises StorageBusy when the database does not take it now."""
+        if self._closed or len(self._queue) >= WAITING_MAX:
+            raise StorageBusy("too much is waiting to be written", retry_after_s=5.0, hint="send it again later")
+        answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(unit=unit, note=note, answer=answer))
+        self._more.set()
+        return await answer
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Works while inside; at the end what waits is still written."""
+        worker = asyncio.create_task(self._work(), name="ingest")
+        try:
+            yield
+        finally:
+            self._closed = True
+            self._more.set()
+            await worker
+
+    async def _work(self) -> None:
+        while True:
+            await self._more.wait()
+            # Once round the loop: every request that is already readable joins this group.
+            await asyncio.sleep(0)
+            group = self._next_group()
+            if not group:
+                if self._closed:
+                    return
+                self._more.clear()
+                continue
+            await self._settle(group)
+
+    def _next_group(self) -> list[_Waiting]:
+        group: list[_Waiting] = []
+        facts = 0
+        while self._queue and (not group or facts + len(self._queue[0].unit.facts) <= GROUP_FACTS_MAX):
+            waiting = self._queue.popleft()
+            facts += len(waiting.unit.facts)
+            group.append(waiting)
+        return group
+
+    async def _settle(self, group: list[_Waiting]) -> None:
+        try:
+            taken = await self._commit(group)
+        except TransientError as error:
+            for waiting in group:
+                _fail(waiting, error)
+        except Exception as error:
+            if len(group) == 1:
+                log.exception("ingest.failed")
+                _fail(group[0], error)
+                return
+            # One report that the database chokes on must not take the others of its group with it.
+            for waiting in group:
+                await self._settle([waiting])
+        else:
+            for waiting, result in zip(group, taken, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(result)
+
+    async def _commit(self, group: list[_Waiting]) -> list[Taken]:
+        with contextlib.suppress(DuplicateRow):
+            return await self._transact(group)
+        # Another service wrote the same id between our look and our write; now it can be seen.
+        return await self._transact(group)
+
+    async def _transact(self, group: list[_Waiting]) -> list[Taken]:
+        units = [waiting.unit for waiting in group]
+        now_ms = self._now_ms()
+        async with self._db.transaction() as tx:
+            known = await events.knowledge(tx, units)
+            outcomes, changes = admit.group(units, known, now_ms=now_ms, notify_after=self._notify_after)
+            await events.write(tx, known, changes, {unit.dk for unit in units}, now_ms)
+            for waiting, results in zip(group, outcomes, strict=True):
+                if waiting.note is not None:
+                    await events.log_batch(
+                        tx, waiting.unit.dk, waiting.note.batch_id, results, now_ms, self._now_ms() - now_ms
+                    )
+        return [
+            Taken(outcomes=results, marks=_marks(unit, known), received_at_ms=now_ms)
+            for unit, results in zip(units, outcomes, strict=True)
+        ]
+
+
+def _marks(unit: Unit, known: admit.Knowledge) -> dict[str, int]:
+    streams = {fact.place.stream for fact in unit.facts if fact.place is not None}
+    return {stream: known.marks.get((unit.dk, stream), 0) for stream in sorted(streams)}
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    if not waiting.answer.done():
+        waiting.answer.set_exception(error)
+
+
+async def drop_old_batches(db: Database, before_ms: int) -> int:
+    """Forgets the batch log before a time; gives how many entries that were. The messages themselves stay."""
+    async with db.transaction() as tx:
+        return await tx.run("drop_old_batches", before_ms=before_ms)

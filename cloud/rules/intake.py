@@ -1,0 +1,306 @@
+"""What a device reports, checked and in one form, whichever way it came.
+
+A sync event comes as the body of POST /api/sync-event or as an item of a batch; both become a `SyncFact`. Any other
+item becomes a `MessageFact`; an item that cannot be accepted as it is becomes a `Fault` and is kept with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from cloud.rules import problems, times
+from cloud.rules.access import DEVICE_ID_PATTERN
+from pisyncd.core.wire import BATCH_ITEMS_MAX
+
+ITEM_BYTES_MAX = 256 * 1024
+_WHOLE = r"$(?!\n)"  # a bare $ would let a trailing newline pass
+
+DeviceId = Annotated[str, Meta(pattern=DEVICE_ID_PATTERN.rstrip("$") + _WHOLE, max_length=128)]
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,128}" + _WHOLE, max_length=128)]
+Code = Annotated[str, Meta(pattern=r"^[ -~]{1,128}" + _WHOLE, max_length=128)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Big = Annotated[int, Meta(ge=0, le=2**53)]
+Seq = Annotated[int, Meta(ge=1, le=2**53)]
+Moment = Annotated[str, Meta(max_length=64, extra_json_schema={"format": "date-time"})]
+Mbps = Annotated[float, Meta(ge=0, le=1e9, description="Mbps; null when nothing was measured")]
+StreamName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}" + _WHOLE)]
+
+
+class SyncEventIn(msgspec.Struct, frozen=True, kw_only=True):
+    """One sync cycle as the device saw it."""
+
+    device_id: DeviceId
+    timestamp: Moment
+    total_files_synced: Count
+    total_errors: Count
+    internet_speed: Mbps | None = None
+    event_id: Token | None = None
+    seq: Seq | None = None
+    boot_id: Token | None = None
+    boottime_ms: Big | None = None
+    sent_at: Moment | None = None
+    error_code: Code | None = None
+    bytes_sent: Big | None = None
+    duration_ms: Big | None = None
+    queue_depth: Big | None = None
+
+
+class ItemIn(msgspec.Struct, frozen=True, kw_only=True):
+    """One message of a batch."""
+
+    itemType: str
+    itemData: msgspec.Raw
+    id: Token | None = None
+    stream: StreamName | None = None
+    seq: Seq | None = None
+    boot_id: Token | None = None
+    boottime_ms: Big | None = None
+    wall_ms: Annotated[int, Meta(ge=-(2**53), le=2**53)] | None = None
+    clock_trusted: bool | None = None
+
+
+class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of POST /api/telemetry/batch: 1-500 items; each is judged alone."""
+
+    batchId: Token
+    items: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BATCH_ITEMS_MAX)]
+    sentAt: Moment | None = None
+
+
+ITEM_TYPES = frozenset(
+    {"event", "progress", "assessment", "profile", "enrollment", "sync_event", "session", "vitals", "loss"}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a message stands in its device's stream."""
+
+    stream: str
+    seq: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncFact:
+    """One sync event, checked. `timestamp` is as sent, `raw` the JSON as sent; `_ms` are wall milliseconds."""
+
+    event_id: str
+    digest: bytes
+    timestamp: str
+    timestamp_ms: int
+    sent_ms: int | None
+    files: int
+    errors: int
+    speed_mbps: float | None
+    error_code: str | None
+    bytes_sent: int | None
+    duration_ms: int | None
+    queue_depth: int | None
+    seq: int | None
+    boot_id: str | None
+    boottime_ms: int | None
+    trusted: bool | None
+    raw: str
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageFact:
+    """One message of any other type; `body` is its JSON text as sent."""
+
+    item_id: str
+    digest: bytes
+    item_type: str
+    body: str
+    boot_id: str | None
+    boottime_ms: int | None
+    wall_ms: int | None
+    trusted: bool | None
+    place: Place | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fault:
+    """An item that is refused for good, kept whole."""
+
+    item_id: str
+    digest: bytes
+    item_type: str
+    body: str
+    code: str
+    detail: str
+    place: Place | None = None
+
+
+Fact = SyncFact | MessageFact | Fault
+
+_sync_decoder = msgspec.json.Decoder(SyncEventIn)
+_batch_decoder = msgspec.json.Decoder(BatchIn)
+_item_decoder = msgspec.json.Decoder(ItemIn)
+
+
+def _hash(*parts: object) -> bytes:
+    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def decode_sync_event(body: bytes) -> SyncEventIn:
+    """Raises Refusal 400 (not JSON) or 422 (with every fault's place)."""
+    try:
+        return _sync_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.unreadable(body, SyncEventIn, error) from None
+
+
+def decode_batch(body: bytes) -> BatchIn:
+    """Raises Refusal 400 or 422 for the envelope; items are not looked into."""
+    try:
+        return _batch_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.unreadable(body, BatchIn, error) from None
+
+
+def sync_fact(
+    event: SyncEventIn,
+    raw: str,
+    *,
+    item: ItemIn | None = None,
+    batch_sent_ms: int | None = None,
+    place: Place | None = None,
+) -> SyncFact:
+    """The fact in a sync event; without an id of its own it gets one from its content. Raises Refusal 422."""
+    timestamp_ms = times.parse(event.timestamp)
+    if timestamp_ms is None:
+        raise problems.invalid("/timestamp", "date-time", "timestamp is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
+    sent_ms = batch_sent_ms
+    if event.sent_at is not None:
+        sent_ms = times.parse(event.sent_at)
+        if sent_ms is None:
+            raise problems.invalid("/sent_at", "date-time", "sent_at is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
+    # sent_at is left out: it changes with every attempt to send the same event.
+    digest = _hash(
+        timestamp_ms,
+        event.total_files_synced,
+        event.total_errors,
+        event.internet_speed,
+        event.error_code,
+        event.bytes_sent,
+        event.duration_ms,
+        event.queue_depth,
+    )
+    return SyncFact(
+        event_id=event.event_id or (item.id if item and item.id else f"auto-{digest.hex()}"),
+        digest=digest,
+        timestamp=event.timestamp,
+        timestamp_ms=timestamp_ms,
+        sent_ms=sent_ms,
+        files=event.total_files_synced,
+        errors=event.total_errors,
+        speed_mbps=event.internet_speed,
+        error_code=event.error_code,
+        bytes_sent=event.bytes_sent,
+        duration_ms=event.duration_ms,
+        queue_depth=event.queue_depth,
+        seq=place.seq if place else event.seq,
+        boot_id=item.boot_id if item and item.boot_id else event.boot_id,
+        boottime_ms=item.boottime_ms if item and item.boottime_ms is not None else event.boottime_ms,
+        trusted=item.clock_trusted if item else None,
+        raw=raw,
+        place=place,
+    )
+
+
+def item_fact(raw: bytes, *, device_id: str, batch_id: str, index: int, sent_ms: int | None) -> Fact:
+    """The fact in one item of a batch, or the Fault that it is. Never raises for what a client sent."""
+    fallback_id = f"{batch_id[:64]}.{index}"
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return _fault({}, fallback_id, raw.decode("utf-8", "backslashreplace"), "encoding", "the item is not UTF-8")
+    try:
+        item = _item_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _fault(_salvage(raw), fallback_id, text, "item-invalid", str(error))
+    known = {"id": item.id, "stream": item.stream, "seq": item.seq, "itemType": item.itemType}
+    if (item.stream is None) != (item.seq is None):
+        return _fault(known, fallback_id, text, "item-invalid", "stream and seq come together")
+    if item.itemType not in ITEM_TYPES:
+        return _fault(known, fallback_id, text, "item-type-unknown", f"known: {', '.join(sorted(ITEM_TYPES))}")
+    if len(raw) > ITEM_BYTES_MAX:
+        return _fault(known, fallback_id, text, "item-too-large", f"at most {ITEM_BYTES_MAX} bytes")
+    place = Place(stream=item.stream, seq=item.seq) if item.stream and item.seq else None
+    if item.itemType != "sync_event":
+        return _message(item, place, fallback_id)
+    try:
+        event = decode_sync_event(bytes(item.itemData))
+        if event.device_id != device_id:
+            raise problems.ownership_mismatch(event.device_id)
+        return sync_fact(event, text, item=item, batch_sent_ms=sent_ms, place=place)
+    except problems.Refusal as refusal:
+        detail = "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
+        code = refusal.code if refusal.status == 403 else "item-invalid"
+        return _fault(known, fallback_id, text, code, detail)
+
+
+def _message(item: ItemIn, place: Place | None, fallback_id: str) -> MessageFact:
+    body = bytes(item.itemData).decode("utf-8")
+    return MessageFact(
+        item_id=item.id or (f"{place.stream}.{place.seq}" if place else _own_id(bytes(item.itemData)) or fallback_id),
+        digest=_hash(item.itemType, body),
+        item_type=item.itemType,
+        body=body,
+        boot_id=item.boot_id,
+        boottime_ms=item.boottime_ms,
+        wall_ms=item.wall_ms,
+        trusted=item.clock_trusted,
+        place=place,
+    )
+
+
+class _OwnId(msgspec.Struct, frozen=True):
+    """Ids that the source documents put inside the item's data."""
+
+    eventId: Token | None = None
+    progressId: Token | None = None
+    assessmentId: Token | None = None
+
+
+def _own_id(data: bytes) -> str | None:
+    try:
+        own = msgspec.json.decode(data, type=_OwnId)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return own.eventId or own.progressId or own.assessmentId
+
+
+def _salvage(raw: bytes) -> dict[str, Any]:
+    """What can still be told of a broken item, so that it can be named and its place in the stream counts."""
+    found: dict[str, Any] = {}
+    try:
+        loose = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return found
+    if isinstance(loose, dict):
+        for name, kind in (("id", Token), ("stream", StreamName), ("seq", Seq), ("itemType", Code)):
+            try:
+                found[name] = msgspec.convert(loose.get(name), kind)
+            except msgspec.ValidationError:
+                continue
+    return found
+
+
+def _fault(known: dict[str, Any], fallback_id: str, text: str, code: str, detail: str) -> Fault:
+    stream, seq = known.get("stream"), known.get("seq")
+    return Fault(
+        item_id=known.get("id") or (f"{stream}.{seq}" if stream and seq else fallback_id),
+        digest=_hash(text),
+        item_type=str(known.get("itemType") or "")[:128].replace("\0", ""),
+        body=text.replace("\0", ""),
+        code=code,
+        detail=detail[:1000].replace("\0", ""),
+        place=Place(stream=stream, seq=seq) if stream and seq else None,
+    )

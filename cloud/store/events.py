@@ -1,0 +1,143 @@
+"""Reads what a group of reports has to be judged by, and writes what comes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from cloud.rules.admit import Alert, Changes, Knowledge, Outcome, Recorded, Unit
+from cloud.rules.intake import MessageFact, SyncFact
+from cloud.rules.streaks import State
+from cloud.store.db import Row, Tx
+
+NOTIFICATION_KIND = "consecutive-failures"
+
+
+def _state(row: Row) -> State:
+    return State(
+        dk=row["dk"],
+        events_total=row["events_total"],
+        success_total=row["success_total"],
+        partial_total=row["partial_total"],
+        failed_total=row["failed_total"],
+        consecutive_failures=row["consecutive_failures"],
+        files_synced_total=row["files_synced_total"],
+        last_status=row["last_status"],
+        last_event_at_ms=row["last_event_at_ms"],
+        last_success_at_ms=row["last_success_at_ms"],
+        last_failed_at_ms=row["last_failed_at_ms"],
+        last_error_code=row["last_error_code"],
+        last_speed_mbps=row["last_speed_mbps"],
+        last_queue_depth=row["last_queue_depth"],
+        alert_opened_at_ms=row["alert_opened_at_ms"],
+    )
+
+
+def _recorded(row: Row) -> Recorded:
+    return Recorded(
+        digest=bytes(row["digest"]),
+        occurred_at_ms=row["occurred_at_ms"],
+        received_at_ms=row["received_at_ms"],
+        status=row["status"],
+        consecutive_failures=row["consecutive_failures"],
+        time_flags=row["time_flags"],
+    )
+
+
+async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
+    """Everything that the facts of `units` are to be compared with; their devices are locked until the end of `tx`."""
+    devices = sorted({unit.dk for unit in units})
+    syncs: set[tuple[int, str]] = set()
+    messages: set[tuple[int, str]] = set()
+    streams: set[tuple[int, str]] = set()
+    for unit in units:
+        for fact in unit.facts:
+            if isinstance(fact, SyncFact):
+                syncs.add((unit.dk, fact.event_id))
+            elif isinstance(fact, MessageFact):
+                messages.add((unit.dk, fact.item_id))
+            if fact.place is not None:
+                streams.add((unit.dk, fact.place.stream))
+    states = await tx.lookup("states_for_update", [(dk,) for dk in devices])
+    known = Knowledge(states={row["dk"]: _state(row) for row in states})
+    for row in await tx.lookup("known_syncs", list(syncs)):
+        known.syncs[row["dk"], row["event_id"]] = _recorded(row)
+    for row in await tx.lookup("known_messages", list(messages)):
+        known.messages[row["dk"], row["item_id"]] = bytes(row["digest"])
+    for row in await tx.lookup("known_marks", list(streams)):
+        known.marks[row["dk"], row["stream"]] = row["received_through"]
+    for row in await tx.lookup("known_ahead", list(streams)):
+        known.ahead.setdefault((row["dk"], row["stream"]), set()).add(row["seq"])
+    return known
+
+
+async def write(tx: Tx, known: Knowledge, changes: Changes, seen: Iterable[int], now_ms: int) -> None:
+    """Writes the rows of a judged group."""
+    await tx.bulk("add_syncs", changes.syncs)
+    await tx.bulk("add_messages", changes.messages)
+    await tx.bulk("add_rejected", changes.rejected)
+    await tx.bulk("save_states", [_state_row(known.states[dk], now_ms) for dk in changes.states])
+    await tx.bulk("touch_devices", [(now_ms, dk) for dk in seen if dk not in changes.states])
+    if changes.ahead_new:
+        marks = known.marks
+        await tx.bulk("add_ahead", [row for row in changes.ahead_new if row[2] > marks.get(row[:2], 0)])
+    marks_rows = [(dk, stream, known.marks[dk, stream]) for dk, stream in changes.marks]
+    await tx.bulk("save_marks", marks_rows)
+    await tx.bulk("drop_ahead", marks_rows)
+    for alert in changes.alerts:
+        await _apply(tx, alert, now_ms)
+
+
+def _state_row(state: State, now_ms: int) -> tuple[object, ...]:
+    return (
+        state.events_total,
+        state.success_total,
+        state.partial_total,
+        state.failed_total,
+        state.consecutive_failures,
+        state.files_synced_total,
+        state.last_status,
+        state.last_event_at_ms,
+        state.last_success_at_ms,
+        state.last_failed_at_ms,
+        state.last_error_code,
+        state.last_speed_mbps,
+        state.last_queue_depth,
+        state.alert_opened_at_ms,
+        now_ms,
+        now_ms,
+        state.dk,
+    )
+
+
+async def _apply(tx: Tx, alert: Alert, now_ms: int) -> None:
+    if alert.verb == "open":
+        await tx.run(
+            "open_notification",
+            dk=alert.dk,
+            kind=NOTIFICATION_KIND,
+            now_ms=now_ms,
+            streak=alert.consecutive_failures,
+            error_code=alert.error_code,
+        )
+        return
+    await tx.run(
+        "close_notification", dk=alert.dk, kind=NOTIFICATION_KIND, now_ms=now_ms, streak=alert.consecutive_failures
+    )
+
+
+async def log_batch(tx: Tx, dk: int, batch_id: str, outcomes: Sequence[Outcome], now_ms: int, duration_ms: int) -> None:
+    """Keeps the counts of a batch."""
+    counts = Counter(outcome.status for outcome in outcomes)
+    await tx.run(
+        "log_batch",
+        dk=dk,
+        batch_id=batch_id,
+        items=len(outcomes),
+        successful=counts["synced"],
+        failed=counts["failed"],
+        conflicts=counts["conflict"],
+        duplicates=counts["duplicate"],
+        received_at_ms=now_ms,
+        duration_ms=duration_ms,
+    )
