@@ -31,6 +31,7 @@ LAYERS = {
     "pisyncd.client": 2,
     "pisyncd.activities": 3,
     "pisyncd.gateway": 3,
+    "pisyncd.device": 4,
     "pisyncd.daemon": 4,
     "pisyncd.ctl": 4,
     "pisyncd.cli": 5,

@@ -83,6 +83,8 @@ class Course:
         result, began = Result(), time.monotonic()
         result.why_not = self._until_delivered(result, began)
         result.took_s = time.monotonic() - began
+        if not result.comparison.made:
+            self._compare(result)
         if result.comparison.same or result.comparison.snapshots:
             self._read_back(result)
         if not result.why_not:
@@ -111,6 +113,7 @@ class Course:
             progress, now = found.progress(status), time.monotonic()
             self.screen.show(progress)
             self.link.advance(progress.done, self.screen.say)
+            self._end_writer(progress.owed_files, now - began)
             if (state := (progress.owed_files, progress.owed_bytes, result.comparison.open)) != seen:
                 seen, moved_at = state, now
             idle = not progress.owed_files and reading.scanned(status)
@@ -137,15 +140,16 @@ class Course:
 
     def _is_done(self, comparison: Comparison, idle: bool, began: float) -> bool:
         """Complete; or, in a folder that never rests, complete but for what changed just now."""
-        if self.writer and self.writer.running:
-            if comparison.same and time.monotonic() - began >= WRITER_RUNS_AT_LEAST_S:
-                self.writer.stop()
-                self.screen.say(f"the writing application ended: {self.writer.tail(1)}")
-            return False
         if comparison.complete:
             return idle
-        only_fresh = comparison.open == len(comparison.fresh)
+        only_fresh = comparison.made and comparison.open == len(comparison.fresh)
         return only_fresh and time.monotonic() - began > MOVING_AFTER_S
+
+    def _end_writer(self, owed_files: int, ran_s: float) -> None:
+        """The sample's database is written to until nothing else is owed; then it is compared row by row."""
+        if self.writer and self.writer.running and owed_files <= 1 and ran_s >= WRITER_RUNS_AT_LEAST_S:
+            self.writer.stop()
+            self.screen.say(f"the writing application ended: {self.writer.tail(1)}")
 
     def _read_back(self, result: Result) -> None:
         files = result.comparison.same + result.comparison.snapshots

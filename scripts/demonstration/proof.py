@@ -25,8 +25,12 @@ FRESH_S = 30.0
 
 @dataclass(kw_only=True)
 class Comparison:
-    """Local files by what the cloud has of them. `fresh` ones changed within the last seconds and are on their way."""
+    """Local files by what the cloud has of them. `fresh` ones changed within the last seconds and are on their way.
 
+    `made` is False as long as the cloud could not be asked.
+    """
+
+    made: bool = False
     same: list[LocalFile] = field(default_factory=list)
     snapshots: list[LocalFile] = field(default_factory=list)
     missing: list[LocalFile] = field(default_factory=list)
@@ -36,7 +40,7 @@ class Comparison:
 
     @property
     def complete(self) -> bool:
-        return not (self.missing or self.different or self.unreadable or self.fresh)
+        return self.made and not (self.missing or self.different or self.unreadable or self.fresh)
 
     @property
     def open(self) -> int:
@@ -59,7 +63,7 @@ class Prover:
 
     def compare(self, files: list[LocalFile], stored: dict[bytes, Stored]) -> Comparison:
         """Sorts `files` by what `stored` holds of them."""
-        result = Comparison()
+        result = Comparison(made=True)
         for file in files:
             self._sort(result, file, stored.get(self.wire_path(file)))
         return result

@@ -47,13 +47,15 @@ class Found:
     def __init__(self, files: int, size: int) -> None:
         self._files = files
         self._bytes = size
+        self._begun = False
 
     def progress(self, status: dict[str, Any]) -> Progress:
         """The state of the delivery as of `status`; before the first scan everything found is still owed."""
         owed_files, owed_bytes = owed(status)
         self._files = max(self._files, owed_files)
         self._bytes = max(self._bytes, owed_bytes)
-        if not scanned(status) and not owed_files:
+        self._begun = self._begun or bool(owed_files) or scanned(status)
+        if not self._begun:
             owed_files, owed_bytes = self._files, self._bytes
         rates = [transfer["rate_bps"] for transfer in status["transfers"] if transfer["rate_bps"]]
         return Progress(
