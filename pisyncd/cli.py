@@ -122,7 +122,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_args: object, **_more: object) -> None:
         from importlib.metadata import version
 
-        parser.exit(message=f"pisyncd {version('pisync')}\n")
+        print(f"pisyncd {version('pisync')}")
+        parser.exit()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from pisyncd.uplink import Uplink
 
 log = structlog.get_logger()
 
+SPOOL = "spool"
 EXIT_OK = 0
 EXIT_NOT_DELIVERED = 75
 
@@ -51,6 +52,7 @@ class Parts:
     device: RunningDevice
     activities: Sequence[Activity]
     finisher: Finisher
+    lanes: Lanes
 
 
 async def run(config: Config, *, config_path: Path) -> int:
@@ -161,7 +163,7 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         token = settings.read_token(config, os.environ)
         for line in settings.advice(config, os.environ):
             log.warning("config.advised", advice=line)
-        spool_dir = config.state_dir / "spool"
+        spool_dir = config.state_dir / SPOOL
         spool_dir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone(config.state_dir))
         clock = Clock()
@@ -171,7 +173,10 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         await way.load()
         uplink = _uplink(config, token, clock, way)
         stack.push_async_callback(uplink.close)
-        parts = _compose(config, notifier, stop, clock, outbox, way, uplink, spool_dir, once=once)
+        janitor = Janitor(outbox, spool_dir)
+        await janitor.sweep_spool()
+        parts = _compose(config, notifier, stop, clock, outbox, way, uplink, janitor, once=once)
+        await parts.lanes.load()
         stack.callback(parts.device.close)
         stack.enter_context(meters.link_changes(parts.device.prober.link_changed))
         stack.push_async_callback(parts.device.close_cycle)
@@ -221,11 +226,11 @@ def _uplink(config: Config, token: str, clock: Clock, way: Way) -> Uplink:
     )
 
 
-def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, spool_dir: Path, stop: Stop) -> Lanes:
+def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop) -> Lanes:
     preparer = Preparer(
         outbox,
         {root.name: root.path for root in config.watch},
-        spool_dir,
+        config.state_dir / SPOOL,
         PrepareRules(
             upload_bytes_max=config.transfer.upload_bytes_max,
             free_floor_bytes=config.disk.free_floor_bytes,
@@ -263,12 +268,12 @@ def _compose(
     outbox: Outbox,
     way: Way,
     uplink: Uplink,
-    spool_dir: Path,
+    janitor: Janitor,
     *,
     once: bool,
 ) -> Parts:
     pulse = Pulse(clock.boottime_ms)
-    lanes = _lanes(config, outbox, way, uplink, spool_dir, stop)
+    lanes = _lanes(config, outbox, way, uplink, stop)
     sender = Sender(
         outbox,
         uplink,
@@ -328,7 +333,7 @@ def _compose(
         sender,
         cycle,
         finisher if once else watcher,
-        Janitor(outbox, spool_dir),
+        janitor,
         Watchdog(pulse, notifier, device.status_line, deadline_s=config.watchdog.deadline_s),
     ]
-    return Parts(device=device, activities=activities, finisher=finisher)
+    return Parts(device=device, activities=activities, finisher=finisher, lanes=lanes)

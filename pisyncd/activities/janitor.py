@@ -25,20 +25,18 @@ class Janitor:
         self.wake = Wake()
         self._outbox = outbox
         self._spool_dir = spool_dir
-        self._first = True
 
     async def step(self) -> float:
         """Seconds until the next sweep."""
-        if self._first:
-            # only before anything is spooled: a file that is being packed is not in the outbox yet
-            await self.sweep_spool()
-            self._first = False
         await self._outbox.messages.tell_shed(self._outbox.ledger)
         await self._outbox.db.shrink()
         return INTERVAL_S
 
     async def sweep_spool(self) -> None:
-        """Removes spools that a crash left behind."""
+        """Removes spools that a crash left behind.
+
+        Only before the lanes begin: what they pack is not in the outbox yet.
+        """
         needed = await self._outbox.files.spools()
         removed = await asyncio.to_thread(_remove_others, self._spool_dir, needed)
         if removed:

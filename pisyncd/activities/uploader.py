@@ -88,8 +88,14 @@ class Lanes:
         self.moving: dict[int, Moving] = {}
         self.reserved: set[int] = set()
         self.delivered: Callable[[], None] = lambda: None
+        # a transfer that was claimed a moment ago belongs to the lane that claimed it, though nobody moves it yet
+        self.adoptable: set[int] = set()
         self._choosing = asyncio.Lock()
         self._inventory_done = False
+
+    async def load(self) -> None:
+        """What the last run had begun is gone on with."""
+        self.adoptable = {each.id for each in await self.outbox.files.transfers_begun()}
 
     async def choose(self) -> Transfer | None:
         """The next transfer, claimed; None when nothing is due."""
@@ -99,6 +105,7 @@ class Lanes:
             if isinstance(decision, plan.Nothing):
                 return None
             if isinstance(decision, plan.Resume):
+                self.adoptable.discard(decision.transfer.id)
                 self.moving[decision.transfer.id] = await self._resumed(decision.transfer)
                 return decision.transfer
             versions = decision.versions if isinstance(decision, plan.Bundle) else (decision.version,)
@@ -117,13 +124,13 @@ class Lanes:
             self.reserved -= mine
 
     async def _decide(self) -> plan.Resume[Transfer] | plan.Single[Version] | plan.Bundle[Version] | plan.Nothing:
-        begun = await self.outbox.files.transfers_begun()
+        begun = await self.outbox.files.transfers_begun() if self.adoptable else []
         waiting = await self.outbox.files.next_in_turn(self.rules.entries_max + len(self.reserved))
         rules = self.rules
         if waiting and not self.preparer.has_room():
             rules = plan.Rules(file_bytes_max=rules.file_bytes_max, parallel=rules.parallel, spool=False)
         return plan.next_upload(
-            begun,
+            [each for each in begun if each.id in self.adoptable],
             waiting,
             busy=self.moving,
             reserved=self.reserved,
@@ -294,7 +301,7 @@ class Lane:
             try:
                 return disk.Source(path, disk.fingerprint(path))
             except PiSyncError as error:
-                raise UploadSpoilt("the spool file is missing or damaged") from error
+                raise UploadSpoilt(f"the spool file cannot be read: {error.detail}") from error
         version = moving.versions[0]
         expected = disk.Fingerprint(version.size, version.mtime_ns, version.inode)
         return disk.Source(self._lanes.preparer.source_path(version), expected)
@@ -359,14 +366,13 @@ class Lane:
         return 0.0
 
     async def _refused(self, moving: Moving, code: str) -> float:
-        if code == "checksum-mismatch" and moving.transfer.mismatches < MISMATCHES_MAX:
-            log.warning("upload.mismatched", transfer=moving.transfer.id, times=moving.transfer.mismatches + 1)
-            await self._outbox.files.start_over(moving.transfer.id, mismatch=True)
-            self._let_go()
-            return 0.0
-        if code == "content-missing":
-            await self._outbox.files.forget_contents([moving.transfer.sha256])
-            await self._outbox.files.start_over(moving.transfer.id, mismatch=False)
+        mismatch = code == "checksum-mismatch"
+        if (mismatch and moving.transfer.mismatches < MISMATCHES_MAX) or code == "content-missing":
+            log.warning("upload.restarted", transfer=moving.transfer.id, code=code)
+            if not mismatch:
+                await self._outbox.files.forget_contents([moving.transfer.sha256])
+            await self._outbox.files.start_over(moving.transfer.id, mismatch=mismatch)
+            self._lanes.adoptable.add(moving.transfer.id)
             self._let_go()
             return 0.0
         await self._abandon(moving, Rejected(f"the cloud refused it: {code}", code=code))
@@ -400,7 +406,7 @@ class Lane:
             self._lanes.counters.error_code = error.code
         live = [version for version in moving.versions if version.state == "uploading"]
         if isinstance(error, UploadSpoilt):
-            log.error("upload.spool_lost", transfer=moving.transfer.id)
+            log.error("upload.spool_lost", transfer=moving.transfer.id, detail=error.detail)
         elif moving.transfer.kind == "bundle":
             await self._lanes.preparer.offer_later(live, error)
         else:
