@@ -26,7 +26,7 @@ def lines(result: Result, *, told: list[str], kept: Path | None) -> Iterator[str
     yield f"  files         {len(there):,} in the cloud, {size(there_bytes)}, in {result.took_s:.1f} s"
     yield f"  same SHA-256  {len(comparison.same):,}"
     if comparison.snapshots:
-        yield f"  snapshots     {len(comparison.snapshots):,} databases, sound and with the same rows"
+        yield f"  snapshots     {len(comparison.snapshots):,} of databases, sound and with the same rows"
     yield f"  read back     {result.read_files:,} files, {size(result.read_bytes)}, {len(result.wrong)} wrong"
     paths = len(result.stored)
     versions = sum(stored.versions for stored in result.stored.values())

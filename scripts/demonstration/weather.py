@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -41,14 +42,14 @@ class BreakingLink(Link):
         if self.cut_at is None and done >= CUT_AT:
             self.proxy.down()  # type: ignore[attr-defined]
             self.cut_at = now
-            self._tell(f"the link is cut for {CUT_FOR_S:.0f} s", say)
+            self._tell(f"a link that is cut for {CUT_FOR_S:.0f} s", say)
         elif self.cut_at and now - self.cut_at >= CUT_FOR_S:
             self.proxy.up()  # type: ignore[attr-defined]
             self.cut_at = 0.0
-            self._tell("the link is back", say)
+            say("*** the link is back")
         elif self.cut_at == 0.0 and not self.killed and done >= KILL_AT:
             self.killed = True
-            self._tell("pisyncd is killed (SIGKILL), as by a power cut, and started again", say)
+            self._tell("pisyncd killed (SIGKILL), as by a power cut, and started again", say)
             self.play.device.kill()
             self.play.start_device()
 
@@ -64,6 +65,8 @@ def link(play: stage.Stage, *, wanted: bool) -> Iterator[Link]:
         yield Link(url=play.url)
         return
     sys.path.insert(0, str(stage.ROOT))
+    # asyncio would print a traceback for each connection that is cut on purpose.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     from tests.system.rig.link import FaultyLink
 
     with FaultyLink(("127.0.0.1", play.port)) as proxy:
