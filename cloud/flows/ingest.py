@@ -60,6 +60,8 @@ class Ingest:
         self._queue: deque[_Waiting] = deque()
         self._more = asyncio.Event()
         self._closed = False
+        # PostgreSQL only: a second group runs its statements while the first one waits for the disk.
+        self._writers = 2 if db.dialect == "postgres" else 1
 
     async def take(self, unit: Unit, note: BatchNote | None = None) -> Taken:
         """Durable when it returns. Raises StorageBusy when the database does not take it now."""
@@ -73,13 +75,13 @@ class Ingest:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Works while inside; at the end what waits is still written."""
-        worker = asyncio.create_task(self._work(), name="ingest")
+        workers = [asyncio.create_task(self._work(), name="ingest") for _ in range(self._writers)]
         try:
             yield
         finally:
             self._closed = True
             self._more.set()
-            await worker
+            await asyncio.gather(*workers)
 
     async def _work(self) -> None:
         while True:
