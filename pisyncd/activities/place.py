@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +161,7 @@ class Place:
         pause_s = self._rescan_s()
         if self.watches is None:
             pause_s = min(pause_s, max(POLL_LEAST_S, POLL_SHARE * (now_s - started_s)))
-        if self.scan_due_s == math.inf:  # else events were dropped meanwhile
-            self.scan_due_s = now_s + pause_s
+        self.scan_due_s = now_s + pause_s
         if self.watches is not None:
             self._warn_unreadable(report)
         log.info(

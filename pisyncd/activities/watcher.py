@@ -8,7 +8,6 @@ the kernel will not watch is polled, and says so; a missing root is waited for.
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -163,7 +162,7 @@ class Watcher:
                     place.appeared.append(path)
                 case Notice.OVERFLOWED:
                     log.warning("watch.overflowed", root=place.name)
-                    place.scan_due_s = now_s
+                    place.unsettled.note_whole(b"", now_s)
                 case Notice.LOST:
                     lost = True
         if lost:
@@ -184,12 +183,7 @@ class Watcher:
         if place.scan_due_s > started_s:
             return
         place.attach(started_s)
-        place.scan_due_s = math.inf
-        try:
-            report = await self._scan(place, b"", started_s)
-        except BaseException:
-            place.scan_due_s = started_s
-            raise
+        report = await self._scan(place, b"", started_s)
         place.scanned(report, started_s, self._now_s())
 
     async def _scan_appeared(self, place: Place) -> None:

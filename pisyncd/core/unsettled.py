@@ -53,12 +53,9 @@ class Unsettled:
             entry.due_s = self._due_s(entry)
         entry.kept_open = kept_open
 
-    def note_whole(self, directory: bytes, now_s: float, *, due_s: float | None = None) -> None:
-        """Read this directory anew at `due_s`, by default when it is quiet."""
-        entry = Entry(first_s=now_s, last_s=now_s, due_s=now_s + self._debounce_s, whole=True)
-        if due_s is not None:
-            entry.due_s = due_s
-        self._collapse(directory, entry)
+    def note_whole(self, directory: bytes, now_s: float) -> None:
+        """Anything below this directory may have changed: it is read anew when it is quiet."""
+        self._collapse(directory, Entry(first_s=now_s, last_s=now_s, due_s=now_s + self._debounce_s))
 
     def wait(self, path: bytes, first_s: float, now_s: float, wait_s: float) -> None:
         """A scan came across a file that is not quiet: look again in `wait_s`, counting from `first_s`."""
@@ -136,7 +133,7 @@ class Unsettled:
             due_s=entry.due_s,
             whole=True,
         )
-        whole.due_s = min(entry.due_s, whole.first_s + self._force_s) if not entry.whole else entry.due_s
+        whole.due_s = min(entry.due_s, whole.first_s + self._force_s)
         self._whole[directory] = whole
         return whole
 
