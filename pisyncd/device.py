@@ -68,6 +68,7 @@ class RunningDevice:
             hint=HINTS[way.link.state],
             portal_url=way.link.portal_url,
             since_s=(now - way.link_since_ms) / 1000,
+            probed_ago_s=None if way.probed_at_ms is None else (now - way.probed_at_ms) / 1000,
             proven_ago_s=None if way.proven_at_ms is None else (now - way.proven_at_ms) / 1000,
             goodput_bps=self._lanes.uplink.goodput.known_bps,
             backoff_s=open_s,

@@ -54,6 +54,7 @@ class Prober:
             self._way.observe("no-interface", "no network interface is up")
         else:
             await self._probe()
+        self._way.probed()
         return link.next_probe_s(self._way.link, await self._owed(), self._way.rules.link, self._way.chance())
 
     async def _probe(self) -> None:

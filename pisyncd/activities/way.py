@@ -37,6 +37,7 @@ class Way:
         self.link = link.Link()
         self.link_since_ms = outbox.db.now_ms()
         self.proven_at_ms: int | None = None
+        self.probed_at_ms: int | None = None
         self.breaker = backoff.Breaker()
         self.breaker_reason = ""
         self.paused = False
@@ -75,6 +76,10 @@ class Way:
             self.rouse()
             if before.state == "full":
                 self.prober_wake.set()
+
+    def probed(self) -> None:
+        """A look at the link has ended, whatever it saw."""
+        self.probed_at_ms = self._outbox.db.now_ms()
 
     def admit(self, who: str) -> backoff.Admit | backoff.Wait:
         """Whether `who` may try now; a trial belongs to `who` until `settle`."""

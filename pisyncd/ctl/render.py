@@ -122,6 +122,11 @@ def bar(share: float, width: int) -> str:
     return f"[{'#' * filled}{'.' * (width - 2 - filled)}]"
 
 
+def mbit(rate: float) -> str:
+    """`0.25`, `3.1`, `258`: two digits say enough."""
+    return f"{rate:.2f}" if rate < 1 else f"{rate:.1f}" if rate < 10 else f"{rate:.0f}"
+
+
 def plain(text: str) -> str:
     """The text without what would move a terminal's cursor: control characters as \\xNN."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "replace").decode("ascii") for c in text)
@@ -154,7 +159,7 @@ def link(link: Json, width: int) -> list[str]:
     if link["proven_ago_s"] is not None:
         parts.append(f"the cloud answered {span(link['proven_ago_s'])} ago")
     if link["goodput_bps"]:
-        parts.append(f"{link['goodput_bps'] * 8 / 1e6:.2f} Mbit/s")
+        parts.append(f"{mbit(link['goodput_bps'] * 8 / 1e6)} Mbit/s")
     lines = labelled("Link", "; ".join(parts), width)
     if link["backoff_s"] > 0:
         reason = link["backoff_reason"] or "waiting after an error"
@@ -212,7 +217,7 @@ def _time(cycle: Json) -> str:
 
 
 def _cycle_row(cycle: Json, width: int) -> str:
-    speed = "-" if cycle["speed_mbps"] is None else f"{cycle['speed_mbps']:.2f}"
+    speed = "-" if cycle["speed_mbps"] is None else mbit(cycle["speed_mbps"])
     row = f"{_time(cycle):<20}  {cycle['outcome']:<8} {cycle['files_synced']:>6} {cycle['errors']:>6}"
     return fit(f"{row} {size(cycle['bytes_sent']):>9} {speed:>7}  {cycle['error_code'] or ''}".rstrip(), width)
 

@@ -115,7 +115,10 @@ def _listen(path: Path, group: str) -> socket.socket:
 
 def _share(path: Path, group: str) -> None:
     try:
-        os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        wanted = grp.getgrnam(group).gr_gid
+        # Under systemd the group is right from the start, and chown is a call that the sandbox refuses.
+        if path.stat().st_gid != wanted:
+            os.chown(path, -1, wanted)
     except KeyError:
         log.info("gateway.group_missing", group=group, hint=f"groupadd --system {group} lets its members use pisyncctl")
     except PermissionError:
