@@ -24,10 +24,9 @@ from pisyncd.core.errors import (
     TooLarge,
     TransientError,
 )
-from pisyncd.core.settle import Sighting
 from pisyncd.outbox import Outbox
 from pisyncd.outbox.files import Transfer, Version
-from pisyncd.sources import bundle, disk, sqlite
+from pisyncd.sources import bundle, disk, sqlite, tree
 
 log = structlog.get_logger()
 
@@ -182,26 +181,17 @@ class Preparer:
         """A changed source becomes a new pending version, due when it may be quiet."""
         sightings = []
         for version in versions:
-            look = sqlite.fingerprint if version.kind == "sqlite" else disk.fingerprint
             try:
-                seen = await asyncio.to_thread(look, self.source_path(version))
+                path = self.source_path(version)
+                # What was a file may have become a database, which must not be sent by its bytes, or the other way.
+                seen = await asyncio.to_thread(tree.sight, version.root, version.path, path, version.priority)
             except SourceChanged:
                 await self._outbox.files.supersede([version])
                 continue
             except PiSyncError as error:
                 await self.dispose([version], error)
                 continue
-            sightings.append(
-                Sighting(
-                    root=version.root,
-                    path=version.path,
-                    size=seen.size,
-                    mtime_ns=seen.mtime_ns,
-                    inode=seen.inode,
-                    kind=version.kind,
-                    priority=version.priority,
-                )
-            )
+            sightings.append(seen)
         if sightings:
             await self._outbox.files.add(sightings, due_in_s=self.rules.debounce_s)
 

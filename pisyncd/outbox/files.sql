@@ -8,7 +8,7 @@ VALUES (:root, :path, :kind, :size, :mtime_ns, :inode, :priority);
 DELETE FROM temp.sightings AS s WHERE EXISTS (
     SELECT 1 FROM files AS f
     WHERE f.id = (SELECT max(n.id) FROM files AS n WHERE n.root = s.root AND n.path = s.path)
-      AND f.size = s.size AND f.mtime_ns = s.mtime_ns AND f.inode = s.inode
+      AND f.size = s.size AND f.mtime_ns = s.mtime_ns AND f.inode = s.inode AND f.kind = s.kind
       AND f.state <> 'superseded'
       AND NOT (f.state = 'failed' AND f.error_code IN ('source-gone', 'source-unreadable'))
 );

@@ -167,6 +167,7 @@ def hash_file(path: bytes | Path, expected: Fingerprint, should_stop: ShouldStop
                 raise SourceChanged("it is shorter than it was")
             digest.update(block[:count])
             offset += count
+            source.check()  # at once: the rest of a large file need not be read then
         source.check()
     return digest.digest()
 

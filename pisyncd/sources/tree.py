@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pisyncd.config.schema import WatchRoot
-from pisyncd.core.errors import PiSyncError
+from pisyncd.core.errors import PiSyncError, SourceChanged
 from pisyncd.core.settle import Sighting
-from pisyncd.sources import sqlite
+from pisyncd.sources import disk, sqlite
 from pisyncd.sources.globs import Filter
 
 BATCH_MAX = 500
@@ -181,22 +181,7 @@ class Tree:
         return self._sighting(path, status) if stat.S_ISREG(status.st_mode) else None
 
     def _sighting(self, path: bytes, status: os.stat_result) -> Sighting:
-        size, mtime_ns, inode = status.st_size, status.st_mtime_ns, status.st_ino
-        suspect = size >= 512 and (size % 512 == 0 or path.endswith(DATABASE_ENDS))
-        database = suspect and sqlite.is_database(self.full_path(path))
-        if database:
-            with contextlib.suppress(PiSyncError):
-                seen = sqlite.fingerprint(self.full_path(path))
-                size, mtime_ns, inode = seen.size, seen.mtime_ns, seen.inode
-        return Sighting(
-            root=self.name,
-            path=path,
-            size=size,
-            mtime_ns=mtime_ns,
-            inode=inode,
-            kind="sqlite" if database else "file",
-            priority=self.priority,
-        )
+        return _sighting(self.name, path, self.full_path(path), status, self.priority)
 
     def _is_database(self, directory: bytes, name: bytes) -> bool:
         return sqlite.is_database(self.full_path(directory + b"/" + name if directory else name))
@@ -220,3 +205,36 @@ class Tree:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def sight(root: str, path: bytes, full_path: bytes, priority: int) -> Sighting:
+    """What one file is now, `path` below its root and `full_path` on disk, file or database.
+
+    Raises SourceGone, SourceUnreadable, or SourceChanged when it is something else than a regular file.
+    """
+    try:
+        status = os.lstat(full_path)
+    except OSError as error:
+        raise disk.trouble(error, full_path) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceChanged("it is no longer a regular file")
+    return _sighting(root, path, full_path, status, priority)
+
+
+def _sighting(root: str, path: bytes, full_path: bytes, status: os.stat_result, priority: int) -> Sighting:
+    size, mtime_ns, inode = status.st_size, status.st_mtime_ns, status.st_ino
+    suspect = size >= 512 and (size % 512 == 0 or path.endswith(DATABASE_ENDS))
+    database = suspect and sqlite.is_database(full_path)
+    if database:
+        with contextlib.suppress(PiSyncError):
+            seen = sqlite.fingerprint(full_path)
+            size, mtime_ns, inode = seen.size, seen.mtime_ns, seen.inode
+    return Sighting(
+        root=root,
+        path=path,
+        size=size,
+        mtime_ns=mtime_ns,
+        inode=inode,
+        kind="sqlite" if database else "file",
+        priority=priority,
+    )

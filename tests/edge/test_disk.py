@@ -1,6 +1,7 @@
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,26 +92,27 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, change:
         hash_file(path, expected, interfere)
 
 
-def test_a_write_in_the_clock_tick_of_the_last_one_is_noticed(tmp_path: Path) -> None:
+def test_a_file_written_this_very_moment_is_read_after_the_clock_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "busy"
+    waits = []
+
+    def write_again(seconds: float) -> None:
+        waits.append(seconds)
+        path.write_bytes(b"1")
+        os.utime(path, ns=(time.time_ns(), time.time_ns()))  # as a later tick would stamp it
+
+    monkeypatch.setattr(time, "sleep", write_again)
     path.write_bytes(b"0")
-    stop = threading.Event()
-
-    def write() -> None:
-        with path.open("r+b", buffering=0) as file:
-            while not stop.is_set():
-                file.seek(0)
-                file.write(b"1")
-
-    writer = threading.Thread(target=write)
-    writer.start()
-    try:
-        for _ in range(20):
-            with pytest.raises(SourceChanged):
-                read_small(path, fingerprint(path))
-    finally:
-        stop.set()
-        writer.join()
+    os.utime(path, ns=(time.time_ns() + 5_000_000, time.time_ns() + 5_000_000))
+    with pytest.raises(SourceChanged):
+        read_small(path, fingerprint(path))
+    assert len(waits) == 1
+    assert 0 < waits[0] < 0.05
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    assert read_small(path, fingerprint(path))[0] == b"1"
+    assert len(waits) == 1
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
