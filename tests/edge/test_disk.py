@@ -96,16 +96,18 @@ def test_a_file_written_this_very_moment_is_read_after_the_clock_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "busy"
+    now_ns = 1_800_000_000_000_000_000
     waits = []
 
     def write_again(seconds: float) -> None:
         waits.append(seconds)
         path.write_bytes(b"1")
-        os.utime(path, ns=(time.time_ns(), time.time_ns()))  # as a later tick would stamp it
+        os.utime(path, ns=(now_ns + 10_000_000, now_ns + 10_000_000))  # as a later tick would stamp it
 
     monkeypatch.setattr(time, "sleep", write_again)
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns)
     path.write_bytes(b"0")
-    os.utime(path, ns=(time.time_ns() + 5_000_000, time.time_ns() + 5_000_000))
+    os.utime(path, ns=(now_ns, now_ns))
     with pytest.raises(SourceChanged):
         read_small(path, fingerprint(path))
     assert len(waits) == 1

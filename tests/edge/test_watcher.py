@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -412,6 +413,32 @@ async def test_a_root_that_is_exchanged_between_two_looks(bench: Bench) -> None:
     bench.root.rename(bench.base / "unplugged")
     bench.age(bench.write("c"), 100)
     assert await bench.step() == [b"c"]
+
+
+@contextlib.contextmanager
+def mounted(path: Path) -> Iterator[None]:
+    """A disk of its own at `path`."""
+    if subprocess.run(["mount", "-t", "tmpfs", "disk", path], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+async def test_a_disk_that_is_plugged_in_and_out(bench: Bench) -> None:
+    bench.age(bench.write("below"), 100)
+    assert await bench.step() == [b"below"]
+    with mounted(bench.root):
+        bench.age(bench.write("on/disk"), 100)
+        assert await bench.pass_time(30) == [b"on/disk"]
+        bench.write("on/disk", b"again")
+        await bench.step()
+        assert await bench.pass_time() == [b"on/disk"]
+    assert await bench.pass_time(30) == [b"below"]
+    with mounted(bench.root):
+        bench.age(bench.write("other"), 100)
+        assert await bench.pass_time(30) == [b"other"]
 
 
 async def test_a_whole_scan_comes_again_with_jitter_and_when_asked_for_finds_what_was_missed(bench: Bench) -> None:
