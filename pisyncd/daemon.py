@@ -15,12 +15,14 @@ from pathlib import Path
 import structlog
 
 from pisyncd import config as settings
+from pisyncd import log as logging
 from pisyncd import meters
 from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.finisher import Finisher
 from pisyncd.activities.janitor import Janitor
 from pisyncd.activities.preparing import Preparer, PrepareRules
 from pisyncd.activities.prober import Prober
+from pisyncd.activities.rescuer import Rescuer
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.uploader import Lane, Lanes
 from pisyncd.activities.watchdog import Watchdog
@@ -33,6 +35,7 @@ from pisyncd.device import RunningDevice
 from pisyncd.gateway.serving import serving
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox, open_outbox
+from pisyncd.runtime import memory
 from pisyncd.runtime.activity import Activity, Pulse, Stop, supervise
 from pisyncd.runtime.clock import Clock
 from pisyncd.runtime.notify import Notifier
@@ -57,6 +60,7 @@ class Parts:
 
 async def run(config: Config, *, config_path: Path) -> int:
     """Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again and begins anew with it."""
+    memory.keep_small()
     notifier = Notifier()
     asked = Requests()
     with asked.listening():
@@ -75,6 +79,7 @@ async def run(config: Config, *, config_path: Path) -> int:
 
 async def once(config: Config) -> int:
     """Delivers everything owed, then ends: 0 when all is delivered, 75 when it is not."""
+    memory.keep_small()
     notifier, asked = Notifier(), Requests()
     with asked.listening():
         stop = asked.begin()
@@ -151,6 +156,7 @@ async def _reload_when_asked(
             device.config_fault = error.detail
             notifier.ready("new configuration refused, the old one stays")
             continue
+        logging.configure(fresh.log.level, fresh.log.format)
         log.info("config.reloaded")
         stop.set()
         return fresh
@@ -330,6 +336,7 @@ def _compose(
     activities: list[Activity] = [
         prober,
         *(Lane(number, lanes, stop) for number in range(1, config.transfer.parallel_max + 1)),
+        Rescuer(uplink),
         sender,
         cycle,
         finisher if once else watcher,

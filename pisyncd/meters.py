@@ -48,6 +48,11 @@ class Goodput:
         else:
             self._buckets.append((second, count))
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a body is on its way."""
+        return self._sending > 0
+
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
         """Time inside counts as active; side by side it counts once."""

@@ -11,6 +11,8 @@ import contextlib
 import secrets
 import socket
 import ssl
+import struct
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +123,8 @@ class Uplink:
         self._told_time = told_time
         self._session: aiohttp.ClientSession | None = None
         self.goodput = goodput
+        self.began_sending: Callable[[], None] = lambda: None
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     @property
     def host(self) -> str:
@@ -236,7 +240,20 @@ class Uplink:
         with contextlib.suppress(OSError):
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall_s * 1000))
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        self._sockets.add(made)
         return made
+
+    def stalled_s(self) -> float:
+        """For how long the cloud has acknowledged nothing although bytes are on their way, at the worst."""
+        return max((_unacknowledged_s(each) for each in self._sockets), default=0.0)
+
+    def cut_stalled(self, longer_than_s: float) -> int:
+        """Ends the connections that have stalled for so long; gives how many. Their requests fail with LinkDown."""
+        stalled = [each for each in self._sockets if _unacknowledged_s(each) > longer_than_s]
+        for each in stalled:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        return len(stalled)
 
     async def _call(
         self,
@@ -287,6 +304,8 @@ class Uplink:
 
     @contextlib.asynccontextmanager
     async def _sending(self, body: Body) -> AsyncIterator[None]:
+        if body is not None:
+            self.began_sending()
         with self.goodput.sending() if body is not None else contextlib.nullcontext():
             yield
 
@@ -319,6 +338,16 @@ class Uplink:
             hint=f"open {portal} in a browser on this network and sign in; or check cloud.url and the token",
             portal_url=portal,
         )
+
+
+def _unacknowledged_s(connection: socket.socket) -> float:
+    """From TCP_INFO (linux/tcp.h): seconds since the last ACK while segments are in flight, else 0."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+    except OSError:
+        return 0.0
+    in_flight, *_, last_ack_ms = struct.unpack_from("=9I", info, 24)
+    return last_ack_ms / 1000 if in_flight else 0.0
 
 
 async def _pieces(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -265,6 +265,6 @@ class Place:
             return
         path, reason = report.unreadable[0]
         self._warn(
-            f"{report.unreadable_count} directories cannot be read, the first is {wire.display_path(path)}: {reason}",
+            f"{report.unreadable_count} places cannot be read, the first is {wire.display_path(path)}: {reason}",
             "let the user pisync read them, or exclude them",
         )

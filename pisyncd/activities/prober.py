@@ -15,7 +15,7 @@ from pisyncd.uplink import Uplink
 
 log = structlog.get_logger()
 
-SETTLE_S = 1.0
+QUICK_TIMEOUT_S = 3.0
 
 
 class Prober:
@@ -60,7 +60,9 @@ class Prober:
     async def _probe(self) -> None:
         await self._way.use_network(await asyncio.to_thread(meters.network_name), self._network_goodput)
         try:
-            await self._uplink.probe(self._timeout_s)
+            # patience grows: a packet lost on the way must not cost the ten seconds that a slow link may need
+            patience_s = min(self._timeout_s, QUICK_TIMEOUT_S * 2.0 ** min(self._way.link.probes_since_change, 8))
+            await self._uplink.probe(patience_s)
         except LinkDown as error:
             # a kept-alive connection that the network has forgotten would fail the next probes too
             log.info("probe.failed", code=error.code, detail=error.detail)

@@ -25,6 +25,7 @@ from pisyncd.core.errors import (
 )
 from pisyncd.outbox import Outbox
 from pisyncd.outbox.files import Transfer, Version
+from pisyncd.runtime import memory
 from pisyncd.runtime.activity import Stop, Wake
 from pisyncd.sources import disk, stream
 from pisyncd.uplink import Progress, Uplink
@@ -193,6 +194,8 @@ class Lane:
         if self._held is None:
             chosen = await self._lanes.choose()
             if chosen is None:
+                if not self._lanes.moving:
+                    memory.give_back()
                 due_s = await self._outbox.files.next_due_in_s()
                 if due_s == 0.0:
                     # something is due: another lane holds it, or it was just dealt with without a transfer

@@ -32,7 +32,7 @@ PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
 PRAGMA foreign_keys = ON;
 PRAGMA temp_store = MEMORY;
-PRAGMA cache_size = -2000;
+PRAGMA cache_size = -512;
 PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX};
 """
 
@@ -141,7 +141,7 @@ async def connect(path: Path, clock: Clock) -> Database:
         await writer.executescript(STAGE)
         reader = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
         await reader.execute("PRAGMA query_only = ON")
-        await reader.execute("PRAGMA cache_size = -500")
+        await reader.execute("PRAGMA cache_size = -256")
         reader.row_factory = sqlite3.Row
     except BaseException:
         await writer.close()

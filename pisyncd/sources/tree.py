@@ -39,17 +39,19 @@ Identity = tuple[int, int]
 
 @dataclass(kw_only=True, slots=True)
 class Report:
-    """What a scan came across. `unreadable` names the first directories that could not be read, and why."""
+    """What a scan came across. `unreadable` names the first places that could not be read, and why."""
 
     directories: int = 0
     files: int = 0
     unreadable_count: int = 0
     unreadable: list[tuple[bytes, str]] = field(default_factory=list)
 
-    def refuse(self, directory: bytes, error: OSError) -> None:
+    def refuse(self, path: bytes, error: OSError) -> None:
+        if error.errno in VANISHED:
+            return
         self.unreadable_count += 1
         if len(self.unreadable) < NAMED_MAX:
-            self.unreadable.append((directory, error.strerror or str(error)))
+            self.unreadable.append((path, error.strerror or str(error)))
 
 
 def _no_watch(_directory: bytes) -> None:
@@ -106,8 +108,7 @@ class Tree:
             except OSError as error:
                 if directory == under:
                     raise
-                if error.errno not in VANISHED:
-                    report.refuse(directory, error)
+                report.refuse(directory, error)
         if batch:
             yield batch
 
@@ -155,7 +156,7 @@ class Tree:
                     elif entry.is_file(follow_symlinks=False) and self.filter.takes(path):
                         if path.endswith(COMPANION_ENDS) or b"-mj" in path:
                             companions.append(path[len(prefix) :])
-                        elif (sighting := self._of_entry(path, entry)) is not None:
+                        elif (sighting := self._of_entry(path, entry, report)) is not None:
                             report.files += 1
                             yield sighting
             for name, sighting in self._leftover(directory, descriptor, companions):
@@ -171,11 +172,12 @@ class Tree:
                 if sighting is not None:
                     yield name, sighting
 
-    def _of_entry(self, path: bytes, entry: os.DirEntry[str]) -> Sighting | None:
+    def _of_entry(self, path: bytes, entry: os.DirEntry[str], report: Report) -> Sighting | None:
         try:
             status = entry.stat(follow_symlinks=False)
-        except OSError:
-            return None  # gone since
+        except OSError as error:
+            report.refuse(path, error)
+            return None
         if self._avoid and (status.st_dev, status.st_ino) in self._avoid:
             return None
         return self._sighting(path, status) if stat.S_ISREG(status.st_mode) else None
