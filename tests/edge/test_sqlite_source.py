@@ -1,16 +1,12 @@
 import contextlib
 import hashlib
 import os
-import pickle
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,6 +14,9 @@ from pisyncd.core.errors import PiSyncError, SourceChanged, SourceGone, SourceUn
 from pisyncd.sources import disk, held
 from pisyncd.sources import sqlite as source
 from pisyncd.sources.sqlite import Corrupt, Locked, Snapshot, is_database, snapshot
+from tests.edge.other_user import as_nobody, readable
+
+__all__ = ["readable"]  # a fixture
 
 ROWS = 400
 
@@ -195,38 +194,6 @@ def test_what_a_crash_left_is_recovered_in_the_copy_only(tmp_path: Path, mode: s
     assert judge(tmp_path / "copy") == 9
     assert (path.read_bytes(), companion.read_bytes()) == before
     assert sorted(each.name for each in tmp_path.iterdir()) == ["copy", "live"]
-
-
-@pytest.fixture
-def readable() -> Iterator[Path]:
-    """A directory that everybody may enter; tmp_path is for its owner alone."""
-    path = Path(tempfile.mkdtemp())
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def as_nobody(call: Callable[[], Any]) -> Any:
-    """Runs `call` in a process of the user nobody."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to become another user")
-    reading, writing_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setresgid(65534, 65534, 65534)
-            os.setresuid(65534, 65534, 65534)
-            answer = call()
-        except BaseException as error:
-            answer = repr(error)
-        os.write(writing_end, pickle.dumps(answer))
-        os._exit(0)
-    os.close(writing_end)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    os.waitpid(child, 0)
-    return pickle.loads(data)
 
 
 @pytest.mark.parametrize("state", ["live", "closed", "crashed wal", "wal without shm", "crashed delete"])
