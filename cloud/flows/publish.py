@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -29,6 +29,24 @@ T = TypeVar("T")
 HEAVY_AT_ONCE = 2
 
 
+async def to_the_end(work: Awaitable[T], stop: Callable[[], None] = lambda: None) -> T:
+    """Waits for `work` even when cancelled: then `stop` is called, the work ends as it must, and the cancel goes on.
+
+    An upload's lock must not be given up while a thread still writes, and what arrived must be kept.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop()
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+
+
 class Threads:
     """Where blocking work is done. A cancelled caller still waits until its work has really ended."""
 
@@ -36,15 +54,8 @@ class Threads:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="blobs")
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._pool, lambda: work(*args, **kwargs))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # The upload's lock must not be given up while a thread still writes.
-            while not future.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait({future})
-            raise
+        loop = asyncio.get_running_loop()
+        return await to_the_end(loop.run_in_executor(self._pool, lambda: work(*args, **kwargs)))
 
     def close(self) -> None:
         self._pool.shutdown()

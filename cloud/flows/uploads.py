@@ -21,7 +21,7 @@ from cloud.flows import unpack
 from cloud.flows.finishing import Finishing
 from cloud.flows.locks import Preempted, UploadLocks
 from cloud.flows.offsets import Offsets
-from cloud.flows.publish import Publisher, Threads
+from cloud.flows.publish import Publisher, Threads, to_the_end
 from cloud.flows.receive import BodyBroken, BodyTooLong, ChecksumMismatch, Digest, End, Receiver, Source
 from cloud.rules import refusals, tus
 from cloud.store import uploads as rows
@@ -258,7 +258,7 @@ class Uploads:
             encoding=request.encoding,
         ) as receiver:
             try:
-                end = await self._receive(receiver, request.body)
+                end = await to_the_end(self._receive(receiver, request.body), request.body.stop)
             finally:
                 self._offsets.remember(upload.id, receiver)
         if end is not End.WHOLE:

@@ -29,7 +29,7 @@ CHECKSUMS = ("sha1", "sha256")
 ENCODINGS = ("identity", "gzip", "zstd")
 
 INTEGER_DIGITS_MAX = 16
-METADATA_CHARS_MAX = 16_384
+METADATA_CHARS_MAX = 8_190
 PARTS_MAX = 1_000
 
 _INTEGER = re.compile(rf"[0-9]{{1,{INTEGER_DIGITS_MAX}}}")

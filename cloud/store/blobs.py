@@ -21,7 +21,7 @@ from typing import IO
 
 from pisyncd.core.errors import TransientError
 
-FREE_CHECK_BYTES = 8 << 20
+FREE_CHECK_BYTES = 1 << 20
 COPY_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

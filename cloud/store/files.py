@@ -103,6 +103,12 @@ async def contents_page(db: Database, dk: int, *, after: str, limit: int) -> lis
         return [row["sha256"] for row in await tx.all("content_page", dk=dk, after=after, row_limit=limit)]
 
 
+async def count_contents(db: Database, dk: int) -> int:
+    """How many contents the device has delivered."""
+    async with db.reading() as tx:
+        return int(await tx.value("content_count", dk=dk))
+
+
 async def list_files(
     db: Database, device_id: str, *, prefix: bytes = b"", after: bytes = b"", limit: int = 100, offset: int = 0
 ) -> list[FileRow]:

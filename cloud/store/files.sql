@@ -40,3 +40,6 @@ SELECT f.path, v.version, v.sha256, v.length_bytes, v.mtime_ms, v.published_at_m
 FROM file AS f JOIN file_version AS v ON v.file_id = f.id
 WHERE f.dk = (SELECT dk FROM device WHERE device_id = :device_id) AND f.path = :path AND v.version < :before
 ORDER BY v.version DESC LIMIT :row_limit;
+
+-- name: content_count
+SELECT count(*) FROM content WHERE dk = :dk;
