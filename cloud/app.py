@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from typing import Any
 
 from aiohttp import web
 
-from cloud.api import boundary, devices, health, probe, sync_events, telemetry
+from cloud.api import boundary, devices, docs, files, health, probe, sync_events, telemetry, uploads
+from cloud.dashboard import pages
 from cloud.services import SERVICES, Services
 
-_OPTIONAL = ("uploads", "files")
+_PARTS: tuple[Any, ...] = (sync_events, devices, telemetry, uploads, files, probe, health, docs, pages)
 
 
 def build_app(services: Services) -> web.Application:
@@ -19,10 +18,6 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[boundary.boundary], client_max_size=services.settings.body_bytes_max)
     app[SERVICES] = services
     app.on_response_prepare.append(boundary.stamp)
-    parts: tuple[Any, ...] = (sync_events, devices, telemetry, probe, health)
-    for part in parts:
+    for part in _PARTS:
         part.setup(app)
-    for name in _OPTIONAL:
-        if importlib.util.find_spec(f"cloud.api.{name}") is not None:
-            importlib.import_module(f"cloud.api.{name}").setup(app)
     return app

@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     body_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     upload_bytes_max: Positive = 256 * 1024**3
     upload_keep_s: Positive = 60 * 24 * 3600
+    free_floor_bytes: Annotated[int, Meta(ge=0)] = 64 * 1024**2
     upload_stall_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     failures_notify: Positive = 3
     failures_listed_above: Annotated[int, Meta(ge=0)] = 3

@@ -102,11 +102,11 @@ class Identity:
         """A session for the holder of an API key, or None when the key is not known."""
         secret = new_secret("session")
         now_ms = self._now_ms()
-        async with self._db.transaction() as tx:
-            await tx.run("drop_expired_sessions", now_ms=now_ms)
-            key_hash = wire.token_hash(key)
+        key_hash = wire.token_hash(key)
+        async with self._db.reading() as tx:
             if await tx.one("key_by_hash", key_hash=key_hash) is None:
                 return None
+        async with self._db.transaction() as tx:
             await tx.run(
                 "add_session",
                 session_hash=wire.token_hash(secret),

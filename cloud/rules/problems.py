@@ -12,7 +12,7 @@ import msgspec
 from pisyncd.core import wire
 from pisyncd.core.errors import PiSyncError
 
-RETRYABLE = frozenset({408, 425, 429, 502, 503, 504})
+RETRYABLE = frozenset({408, 425, 429, 502, 503, 504, 507})
 
 
 class Refusal(PiSyncError):

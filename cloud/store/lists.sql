@@ -97,3 +97,7 @@ FROM device_state
 
 -- name: ping
 SELECT 1
+
+-- name: uploads_underway
+SELECT id, kind, path, length_bytes, created_at_ms FROM upload
+WHERE dk = :dk AND state = 'receiving' ORDER BY created_at_ms DESC, id LIMIT :row_limit

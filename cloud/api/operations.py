@@ -1,0 +1,309 @@
+"""Every operation of the service, for the API document. A test compares this table with the routes."""
+
+from __future__ import annotations
+
+from cloud.api import shapes
+from cloud.api.files import FileOut
+from cloud.api.openapi import Operation, Param, Reply
+from cloud.api.params import LIMIT_MAX
+from cloud.api.probe import Probe
+from cloud.rules import intake, tus
+from pisyncd.core import wire
+
+_WHOLE = {"type": "integer", "minimum": 1}
+_TIME = {"type": "string", "format": "date-time"}
+_DEVICE = Param(name="device_id", place="path", about="the device's public id")
+_DEVICE_QUERY = Param(name="device_id", about="which device; a device's own token says it already")
+_UPLOAD = Param(name="upload", place="path", about="the last part of the upload's Location")
+_PATH = Param(name="path", place="path", about="the file's path, its raw bytes percent-encoded; may hold slashes")
+_CURSOR = Param(name="cursor", about="`next_cursor` of the page before")
+_RESUMABLE = Param(name="Tus-Resumable", place="header", schema={"const": "1.0.0"}, required=True)
+_CHALLENGE = Param(name="challenge", schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"}, required=True)
+_STATUS = Param(name="status", schema={"enum": ["success", "partial", "failed"]})
+_OFFSET_OUT = {
+    "Upload-Offset": "bytes held durably",
+    wire.UPLOAD_STATE: "receiving, verifying, published, partial, refused",
+}
+
+
+def _paging(limit: int, *, cursor: bool = True, most: int = LIMIT_MAX) -> tuple[Param, ...]:
+    pages = (
+        Param(name="page", schema={**_WHOLE, "default": 1}),
+        Param(name="limit", schema={**_WHOLE, "maximum": most, "default": limit}),
+    )
+    return (*pages, _CURSOR) if cursor else pages
+
+
+SYNC = (
+    Operation(
+        method="POST",
+        path="/api/sync-event",
+        name="postSyncEvent",
+        tag="sync events",
+        summary="Record a sync event",
+        about="A repeat is answered as the first time, with 200. The same `event_id` with other content is 409. "
+        "Without an `event_id` the content itself is the id.",
+        auth="DO",
+        body=intake.SyncEventIn,
+        replies=(
+            Reply(status=201, about="kept", body=shapes.SyncEventOut, paced=True),
+            Reply(status=200, about="was kept before", body=shapes.SyncEventOut, paced=True),
+        ),
+        refusals=(400, 404, 408, 409, 413, 415, 422, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/api/device/{device_id}/sync-history",
+        name="getSyncHistory",
+        tag="sync events",
+        summary="Sync history of a device, newest first",
+        auth="DV",
+        params=(_DEVICE, *_paging(10), _STATUS, Param(name="from", schema=_TIME), Param(name="to", schema=_TIME)),
+        replies=(Reply(about="a page", body=shapes.SyncEventOut, frame="list"),),
+        refusals=(404, 422),
+    ),
+)
+
+DEVICES = (
+    Operation(
+        method="GET",
+        path="/api/devices",
+        name="getDevices",
+        tag="devices",
+        summary="All devices",
+        auth="V",
+        params=(
+            *_paging(50, cursor=False),
+            Param(name="search", about="a part of the id"),
+            Param(name="sort", schema={"enum": ["device_id", "last_seen"], "default": "device_id"}),
+        ),
+        replies=(Reply(about="a page", body=shapes.DeviceOut, frame="list"),),
+        refusals=(422,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}",
+        name="getDevice",
+        tag="devices",
+        summary="One device",
+        auth="DV",
+        params=(_DEVICE,),
+        replies=(Reply(about="the device", body=shapes.DeviceDetail),),
+        refusals=(404,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/repeated-failures",
+        name="getRepeatedFailures",
+        tag="devices",
+        summary="Devices with more than 3 failed syncs, worst first",
+        auth="V",
+        params=(
+            *_paging(100, cursor=False),
+            Param(name="threshold", schema={"type": "integer", "minimum": 0, "default": 3}, about="more than so many"),
+            Param(name="mode", schema={"enum": ["total", "consecutive"], "default": "total"}),
+        ),
+        replies=(Reply(about="a page", body=shapes.FailureOut, frame="list"),),
+        refusals=(422,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/notifications",
+        name="getNotifications",
+        tag="devices",
+        summary="Runs of failed syncs, one notification each, newest first",
+        auth="V",
+        params=(*_paging(50), Param(name="open", schema={"type": "boolean"}), _DEVICE_QUERY),
+        replies=(Reply(about="a page", body=shapes.NotificationOut, frame="list"),),
+        refusals=(404, 422),
+    ),
+)
+
+TELEMETRY = (
+    Operation(
+        method="POST",
+        path="/api/telemetry/batch",
+        name="postBatch",
+        tag="messages",
+        summary="Send up to 500 messages, each taken exactly once",
+        about="Every item is judged alone. `receivedThrough`: the highest seq of each stream with all before it kept.",
+        auth="D",
+        body=intake.BatchIn,
+        params=(Param(name="Prefer", place="header", about="`return=minimal` lists only items that need attention"),),
+        replies=(Reply(about="what became of each item", body=wire.BatchAnswer, frame="bare"),),
+        refusals=(400, 408, 413, 415, 422, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/api/telemetry/status",
+        name="getTelemetryStatus",
+        tag="messages",
+        summary="How a device's messages fare",
+        auth="DV",
+        params=(_DEVICE_QUERY,),
+        replies=(Reply(about="the status", body=shapes.TelemetryStatus, frame="bare"),),
+        refusals=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/telemetry/batches",
+        name="getBatches",
+        tag="messages",
+        summary="The batch log of a device, newest first",
+        auth="DV",
+        params=(_DEVICE_QUERY, *_paging(50)),
+        replies=(Reply(about="a page", body=shapes.BatchLogOut, frame="list"),),
+        refusals=(404, 422),
+    ),
+)
+
+FILES = (
+    Operation(
+        method="OPTIONS",
+        path="/api/files",
+        name="tusOptions",
+        tag="uploads",
+        summary="What this tus server can do",
+        auth="P",
+        replies=(Reply(status=204, about="in the headers", headers={"Tus-Extension": ", ".join(tus.EXTENSIONS)}),),
+    ),
+    Operation(
+        method="POST",
+        path="/api/files",
+        name="createUpload",
+        tag="uploads",
+        summary="Begin an upload (tus 1.0.0)",
+        about="`Upload-Metadata`: `kind` (file, bundle), `path` (raw bytes), `sha256`, `mtime_ms`, `reuse`.",
+        auth="D",
+        params=(
+            _RESUMABLE,
+            Param(name="Upload-Length", place="header", schema={"type": "integer", "minimum": 0}),
+            Param(name="Upload-Metadata", place="header"),
+            Param(name="Upload-Checksum", place="header"),
+        ),
+        body_media=wire.OFFSET_STREAM,
+        replies=(Reply(status=201, about="begun", headers={"Location": "its address", **_OFFSET_OUT}),),
+        refusals=(400, 408, 412, 413, 415, 460, 503),
+    ),
+    Operation(
+        method="PATCH",
+        path="/api/files/{upload}",
+        name="appendUpload",
+        tag="uploads",
+        summary="Append bytes at an offset",
+        auth="D",
+        params=(
+            _UPLOAD,
+            _RESUMABLE,
+            Param(name="Upload-Offset", place="header", schema={"type": "integer", "minimum": 0}, required=True),
+            Param(name="Upload-Checksum", place="header"),
+        ),
+        body_media=wire.OFFSET_STREAM,
+        replies=(Reply(status=204, about="kept", headers=_OFFSET_OUT),),
+        refusals=(400, 404, 408, 409, 410, 412, 413, 415, 460, 503),
+    ),
+    Operation(
+        method="HEAD",
+        path="/api/files/{upload}",
+        name="uploadOffset",
+        tag="uploads",
+        summary="Where an upload stands",
+        auth="D",
+        params=(_UPLOAD, _RESUMABLE),
+        replies=(Reply(about="in the headers", headers=_OFFSET_OUT),),
+        refusals=(404, 410, 412),
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/files/{upload}",
+        name="endUpload",
+        tag="uploads",
+        summary="End an upload",
+        auth="D",
+        params=(_UPLOAD, _RESUMABLE),
+        replies=(Reply(status=204, about="ended"),),
+        refusals=(404, 410, 412),
+    ),
+    Operation(
+        method="GET",
+        path="/api/files/{upload}",
+        name="getUpload",
+        tag="uploads",
+        summary="What became of an upload",
+        auth="DV",
+        params=(_UPLOAD,),
+        replies=(Reply(about="its state, and the refused entries of a bundle", body=wire.UploadStatus),),
+        refusals=(404, 410),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}/files",
+        name="getFiles",
+        tag="files",
+        summary="The files of a device",
+        auth="DV",
+        params=(_DEVICE, *_paging(100, most=1000), Param(name="prefix", about="only paths that begin so")),
+        replies=(Reply(about="a page", body=FileOut, frame="list"),),
+        refusals=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}/files/{path}",
+        name="getFile",
+        tag="files",
+        summary="Download a file, or list its versions with ?versions",
+        auth="DV",
+        params=(
+            _DEVICE,
+            _PATH,
+            Param(name="version", schema=_WHOLE, about="an older version"),
+            Param(name="Range", place="header"),
+            Param(name="If-None-Match", place="header", about="the ETag is the SHA-256"),
+        ),
+        replies=(
+            Reply(about="the bytes", media="application/octet-stream"),
+            Reply(status=206, about="a part of them", media="application/octet-stream"),
+            Reply(status=304, about="not changed"),
+        ),
+        refusals=(404, 416, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}/contents",
+        name="getContents",
+        tag="files",
+        summary="SHA-256 of what the device has delivered already",
+        auth="DV",
+        params=(_DEVICE, Param(name="limit", schema={**_WHOLE, "maximum": wire.CONTENTS_PAGE_MAX}), _CURSOR),
+        replies=(Reply(about="a page", body=str, frame="list"),),
+        refusals=(404, 422),
+    ),
+)
+
+SERVICE = (
+    Operation(
+        method="GET",
+        path="/api/probe",
+        name="getProbe",
+        tag="service",
+        summary="Proof that this is the device's own cloud, and the time",
+        auth="DV",
+        params=(_CHALLENGE,),
+        replies=(Reply(about="HMAC-SHA256 of the challenge, keyed with the token", body=Probe, frame="bare"),),
+        refusals=(422,),
+    ),
+    Operation(
+        method="GET",
+        path="/api/health",
+        name="getHealth",
+        tag="service",
+        summary="How the service does",
+        auth="P",
+        replies=(
+            Reply(about="healthy", body=shapes.Health, frame="bare"),
+            Reply(status=503, about="the database does not answer", body=shapes.Health, frame="bare"),
+        ),
+    ),
+)
+
+OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *FILES, *SERVICE)
