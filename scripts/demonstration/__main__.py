@@ -89,6 +89,8 @@ def _running(options: argparse.Namespace, screen: Screen) -> Iterator[course.Cou
 
 
 def _checked(given: str) -> Path:
+    if not given:
+        raise stage.Trouble("DIR is empty; name a folder, or leave it out for a sample tree")
     path = Path(given).expanduser()
     shown = os.fsencode(path).decode("utf-8", "backslashreplace")
     try:
