@@ -147,6 +147,10 @@ class Cloud:
         """Return the sync events of a device, newest first."""
         return list(self._pages(f"/api/device/{device_id}/sync-history"))
 
+    def kill_now(self) -> None:
+        """End it without warning and do not wait for its end."""
+        self.process.kill_now()
+
     def kill(self) -> None:
         """End it without warning."""
         self.process.kill()

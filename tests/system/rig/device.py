@@ -93,6 +93,10 @@ class Device:
         """Start one full cycle and do not wait for it."""
         self._start("once", env)
 
+    def begin_run(self, env: Mapping[str, str] | None = None) -> None:
+        """Start the daemon and do not wait for it."""
+        self._start("run", env)
+
     def start(self, env: Mapping[str, str] | None = None, within_s: float = 30.0) -> None:
         """Start the daemon and wait until its socket answers."""
         self._start("run", env)
@@ -115,6 +119,10 @@ class Device:
     def status(self) -> Any:
         """Return what GET /status says."""
         return self.ask("GET", "/status").json()
+
+    def kill_now(self) -> None:
+        """End it without warning and do not wait for its end."""
+        self.process.kill_now()
 
     def kill(self) -> None:
         """End it without warning, as a power cut does."""

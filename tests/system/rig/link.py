@@ -168,6 +168,10 @@ class FaultyLink:
         """
         self._alarms["down"] = (self.down_bytes + down_bytes, action)
 
+    def forget_alarms(self) -> None:
+        """Take back what `when_sent` and `when_answered` have asked for."""
+        self._set(self._alarms.clear)
+
     def _ring(self, way: str) -> None:
         alarm = self._alarms.get(way)
         if alarm is not None and (self.up_bytes if way == "up" else self.down_bytes) >= alarm[0]:

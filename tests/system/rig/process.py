@@ -55,6 +55,10 @@ class Child:
         if self.running():
             os.kill(self.pid, number)
 
+    def kill_now(self) -> None:
+        """End it without warning and do not wait for its end."""
+        self.signal(signal.SIGKILL)
+
     def kill(self) -> None:
         """End it without warning, as a power cut does."""
         self.signal(signal.SIGKILL)
