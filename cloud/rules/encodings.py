@@ -59,7 +59,7 @@ def _zlib(body: bytes, encoding: str, bytes_max: int) -> tuple[bytes, bool]:
 
 def _zstd(body: bytes, bytes_max: int) -> tuple[bytes, bool]:
     # The window is limited too: a frame of a few bytes can ask for gigabytes of it.
-    options = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX}
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX}
     decoder = zstd.ZstdDecompressor(options=options)
     decoded = decoder.decompress(body, bytes_max + 1)
     return decoded, decoder.eof and not decoder.unused_data
