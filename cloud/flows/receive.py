@@ -18,7 +18,8 @@ from cloud.rules.tus import Checksum
 from cloud.store.blobs import Appender, BlobStore, StorageFull, full_means_busy
 
 PIECE_BYTES = 1 << 20
-HELD_BYTES_MAX = 2 << 20
+HELD_BYTES_MAX = 8 << 20
+HELD_PIECES_MAX = 1024
 # 8 MiB of decoder window: what zstd writes up to its level 19, and a bound on memory per connection.
 WINDOW_LOG_MAX = 23
 
@@ -64,24 +65,29 @@ class _Held:
 
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
-        self._memory = bytearray()
+        self._memory: list[bytes] = []
+        self._size = 0
         self._file: IO[bytes] | None = None
 
     def write(self, data: bytes) -> None:
         with full_means_busy():
-            if self._file is None and len(self._memory) + len(data) > HELD_BYTES_MAX:
+            self._size += len(data)
+            if self._file is None and self._size > HELD_BYTES_MAX:
                 self._blobs.require_room()
                 self._file = self._blobs.spool()
-                self._file.write(self._memory)
-                self._memory = bytearray()
+                self._file.writelines(self._memory)
+                self._memory.clear()
             if self._file is None:
-                self._memory += data
+                self._memory.append(data)
+                if len(self._memory) > HELD_PIECES_MAX:
+                    # A body that drips in byte by byte must not cost more in objects than in bytes.
+                    self._memory = [b"".join(self._memory)]
             else:
                 self._file.write(data)
 
     def pieces(self) -> Iterator[bytes]:
         if self._file is None:
-            yield bytes(self._memory)
+            yield from self._memory
             return
         with full_means_busy():
             self._file.seek(0)

@@ -111,7 +111,7 @@ async def test_a_wrong_offset_is_answered_with_the_right_one(lite: Device) -> No
 
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256"])
 async def test_a_bad_checksum_moves_nothing(device: Device, algorithm: str) -> None:
-    data = os.urandom(3 << 20)
+    data = os.urandom(9 << 20)
     at = (await device.create(len(data) + 4, path=b"r/c")).headers["Location"]
     wrong = await device.patch(at, 0, data, **checksum(b"other", algorithm))
     assert (wrong.status, wrong.code, wrong.offset) == (460, "checksum-mismatch", 0)
