@@ -36,6 +36,7 @@ VERIFY_POLL_S = 2.0
 MISMATCHES_MAX = 5
 INVENTORY = "contents_learned"
 STEP_DEADLINE_S = 600.0
+PATIENT_MISSES = 4
 
 
 @dataclass(slots=True)
@@ -106,9 +107,7 @@ class Lanes:
             if isinstance(decision, plan.Nothing):
                 return None
             if isinstance(decision, plan.Resume):
-                self.adoptable.discard(decision.transfer.id)
-                self.moving[decision.transfer.id] = await self._resumed(decision.transfer)
-                return decision.transfer
+                return await self._adopt(decision.transfer)
             versions = decision.versions if isinstance(decision, plan.Bundle) else (decision.version,)
             mine = {version.id for version in versions}
             self.reserved |= mine
@@ -138,6 +137,17 @@ class Lanes:
             rules=rules,
             goodput_bps=self.uplink.goodput.known_bps,
         )
+
+    async def _adopt(self, transfer: Transfer) -> Transfer | None:
+        self.adoptable.discard(transfer.id)
+        moving = await self._resumed(transfer)
+        if not moving.versions:
+            # a stop came between dealing with its files and ending it
+            await self.outbox.files.end(transfer)
+            self.preparer.remove_spool(transfer)
+            return None
+        self.moving[transfer.id] = moving
+        return transfer
 
     async def _resumed(self, chosen: Transfer) -> Moving:
         versions = await self.outbox.files.members(chosen.id)
@@ -174,10 +184,15 @@ class Lane:
         self._stop = stop
         self._held: int | None = None
         self._misses = 0
+        self._reached = -1
+        self._not_before_s = 0.0
         lanes.way.listen(self.wake)
 
     async def step(self) -> float:
         """Prepares a transfer or sends one chunk. 0 when there is more to do."""
+        held_back_s = self._not_before_s - time.monotonic()
+        if held_back_s > 0:
+            return held_back_s
         decision = self._way.admit(self.name)
         if isinstance(decision, backoff.Wait):
             return decision.seconds
@@ -197,7 +212,7 @@ class Lane:
                 if not self._lanes.moving:
                     memory.give_back()
                 due_s = await self._outbox.files.next_due_in_s()
-                if due_s == 0.0:
+                if due_s == 0.0 or self._lanes.adoptable:
                     # something is due: another lane holds it, or it was just dealt with without a transfer
                     return 1.0 if self._lanes.reserved or self._lanes.moving else 0.0
                 return min(due_s or 3600.0, 3600.0)
@@ -221,6 +236,9 @@ class Lane:
         self._misses += 1
         if self._held is not None:
             moving = self._lanes.moving[self._held]
+            if moving.offset > self._reached:
+                self._misses = 1
+            self._reached = moving.offset
             moving.sure = moving.url is None
             moving.rate_bps = None
             if self._stop:
@@ -230,7 +248,11 @@ class Lane:
             self._lanes.counters.error_code = error.code
         await self._way.failed(error)
         log.info("upload.interrupted", lane=self.name, code=error.code, detail=error.detail)
-        return min(60.0, 2.0 ** min(self._misses - 1, 6)) * (0.5 + self._way.chance() / 2)
+        pause_s = backoff.link_delay(self._misses, self._way.chance(), self._way.rules.backoff)
+        if self._misses > PATIENT_MISSES:
+            # a link that proves itself and then breaks every transfer must not be hammered: no wake ends this wait
+            self._not_before_s = time.monotonic() + pause_s
+        return pause_s
 
     async def _move(self, moving: Moving) -> float:
         """One exchange with the cloud about this transfer."""
@@ -264,7 +286,11 @@ class Lane:
                     return await self._create(moving, None, {}, reuse=True)
                 headers = await self._chunk_headers(moving, chunk, size)
                 if moving.url is None:
-                    progress = await self._create(moving, chunk if size else None, headers, reuse=False)
+                    # on a link that breaks, the address comes first: bytes that arrive before it is known are lost
+                    first = chunk if size and not self._misses else None
+                    progress = await self._create(moving, first, headers if first else {}, reuse=False)
+                    if first is None:
+                        return progress
                 else:
                     progress = await self._uplink.append(moving.url, offset, chunk.body(), headers)
             except LinkDown as error:

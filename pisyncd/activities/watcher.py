@@ -2,16 +2,18 @@
 
 inotify tells at once; a scan of the whole root when it appears, and again every rescan_s, is what is relied on. Events
 that were dropped, and more changes than are worth remembering, lead to a scan of the part they were in. A root that
-the kernel will not watch is polled, and says so; a missing root is waited for.
+the kernel will not watch is polled, and says so; a missing root is waited for. Only the scan finds what the kernel does
+not tell: writes to a file under another of its names (hard links), and on a network file system those of others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -26,6 +28,9 @@ from pisyncd.sources.inotify import Notice
 from pisyncd.sources.tree import BATCH_MAX, Report
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 COALESCE_S = 0.02
 APPEARED_MAX = 128
@@ -82,6 +87,8 @@ class Watcher:
         self._chance = chance
         self._settings = settings
         self._places: dict[str, Place] = {}
+        # A thread of its own: large files that are being hashed may occupy the shared ones for minutes.
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self.configure(roots, settings)
 
     def configure(self, roots: Iterable[WatchRoot], settings: Settle) -> None:
@@ -119,6 +126,7 @@ class Watcher:
         """Gives back all watches."""
         for place in self._places.values():
             place.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def step(self) -> float:
         """Seconds until the next look, at most 30."""
@@ -211,7 +219,7 @@ class Watcher:
         """Offers what is quiet below a directory; remembers what is not. `forced` offers all of it."""
         report = Report()
         batches = place.tree.scan(under, enter=place.enter, report=report)
-        while batch := await asyncio.to_thread(next, batches, None):
+        while batch := await self._in_thread(_next, batches):
             ready = batch if forced else [each for each in batch if self._is_quiet(place, each, first_s)]
             await self._offer(place, ready)
             self._hear(place)
@@ -252,7 +260,7 @@ class Watcher:
             raise
 
     async def _offer_quiet(self, place: Place, files: Sequence[tuple[bytes, Entry, float]]) -> None:
-        found = await asyncio.to_thread(place.look, [path for path, _, _ in files])
+        found = await self._in_thread(place.look, [path for path, _, _ in files])
         now_s = self._now_s()
         ready: dict[bytes, Sighting] = {}
         for path, entry, _ in files:
@@ -287,8 +295,15 @@ class Watcher:
         if added.new or added.changed:
             self._wake_uploader()
 
+    async def _in_thread(self, call: Callable[[T], R], argument: T) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, argument)
+
     def _now_s(self) -> float:
         return self._clock.boottime_ms() / 1000
 
     def _age_s(self, sighting: Sighting) -> float:
         return (self._clock.wall_ms() - sighting.mtime_ns // 1_000_000) / 1000
+
+
+def _next(batches: Iterator[list[Sighting]]) -> list[Sighting] | None:
+    return next(batches, None)

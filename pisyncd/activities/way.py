@@ -70,6 +70,8 @@ class Way:
             self.proven_at_ms = self._outbox.db.now_ms()
         if self.link.state == "full" and self.link.doubts:
             self.prober_wake.set()
+        elif self.link.state == "full" and before.doubts:
+            self.rouse()
         if self.link.state != before.state:
             self.link_since_ms = self._outbox.db.now_ms()
             log.info("link.changed", old=before.state, new=self.link.state, reason=reason, portal_url=portal_url)

@@ -79,6 +79,11 @@ def admit(breaker: Breaker, now_ms: int, trial_running: bool) -> Admit | Wait:
     return Admit(trial=True)
 
 
+def link_delay(misses: int, chance: float, policy: Policy) -> float:
+    """Seconds before a transfer that broke without progress goes on: 0.5 s 1 s 2 s ... 1 min, half of it jitter."""
+    return min(policy.cap_s, 60.0, 0.5 * 2.0 ** min(misses - 1, 10)) * (0.5 + chance / 2)
+
+
 def item_delay(
     attempts: int, chance: float, *, base_s: float = 25.0, factor: float = 5.0, cap_s: float = 86_400
 ) -> float:

@@ -27,7 +27,7 @@ def status(answer: Json, width: int) -> list[str]:
     if answer["advice"]:
         lines += ["", *(line for advice in answer["advice"] for line in wrap("! ", advice, width))]
     lines += ["", *link(answer["link"], width), *_clock(answer["clock"], width), *_owed(answer["queue"], width)]
-    lines += [line for moving in answer["transfers"] for line in _moving(moving, width)]
+    lines += [line for moving in answer["transfers"] for line in _moving(moving, _held_up(answer), width)]
     lines += _cycles(answer["cycles"][:3], width)
     lines += [line for root in answer["roots"] for line in _root(root, width)]
     lines += _disk(answer["disk"], width)
@@ -113,7 +113,11 @@ def done(answer: Json, width: int) -> list[str]:
     if answer.get("files") is None:
         return wrap("", answer["done"], width)
     count = answer["files"]
-    return [f"{count} file{'' if count == 1 else 's'} {answer['done']}"]
+    return [f"{_counted(count)} {answer['done']}"]
+
+
+def _counted(count: int) -> str:
+    return f"{count} file{'' if count == 1 else 's'}"
 
 
 def bar(share: float, width: int) -> str:
@@ -189,13 +193,17 @@ def _owed(totals: Json, width: int) -> list[str]:
     return lines
 
 
-def _moving(moving: Json, width: int) -> list[str]:
+def _held_up(answer: Json) -> bool:
+    return bool(answer["paused"]) or answer["link"]["state"] != "full"
+
+
+def _moving(moving: Json, held_up: bool, width: int) -> list[str]:
     share = moving["offset"] / moving["length"] if moving["length"] else 1.0
-    pace = f"{size(moving['rate_bps'])}/s" if moving["rate_bps"] else "starting"
-    left = f", {span(moving['left_s'])} left" if moving["left_s"] is not None else ""
+    pace = "waiting" if held_up else f"{size(moving['rate_bps'])}/s" if moving["rate_bps"] else "starting"
+    left = f", {span(moving['left_s'])} left" if moving["left_s"] is not None and not held_up else ""
     name = plain(moving["path"])
     if moving["files"] > 1:
-        name = f"{moving['files']} files from {name}"
+        name = f"{_counted(moving['files'])} from {name}"
     tail = (
         f"{bar(share, 22)} {int(share * 100):>3} %  {size(moving['offset'])} of {size(moving['length'])}, {pace}{left}"
     )
@@ -205,7 +213,7 @@ def _moving(moving: Json, width: int) -> list[str]:
 def _cycles(cycles: list[Json], width: int) -> list[str]:
     lines = []
     for index, cycle in enumerate(cycles):
-        text = f"{_time(cycle)} {cycle['outcome']}, {cycle['files_synced']} files, {size(cycle['bytes_sent'])}"
+        text = f"{_time(cycle)} {cycle['outcome']}, {_counted(cycle['files_synced'])}, {size(cycle['bytes_sent'])}"
         if cycle["errors"]:
             text += f", {cycle['errors']} errors ({cycle['error_code'] or 'see failures'})"
         lines += labelled("Cycles" if index == 0 else "", text, width)

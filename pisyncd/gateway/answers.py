@@ -104,7 +104,7 @@ async def totals_of(outbox: Outbox) -> QueueTotals:
     ]
     messages = [
         ClassBacklog(
-            name=f"messages, {row['stream'].partition('.')[0]}",
+            name=f"messages, {row['stream'].partition('-')[0]}",
             count=row["messages"],
             bytes=row["bytes"],
             oldest_s=_age_s(now, row["oldest_at_ms"]),

@@ -257,13 +257,14 @@ async def _uploading(device: Device, outbox: Outbox, row: dict[str, Any]) -> Ans
     if transfer is None:
         return Answer(code="uploading", sentence="is on its way.")
     moving = next((each for each in device.transfers() if each.id == transfer.id), None)
+    obstacle = _obstacle(device)
     offset = moving.offset if moving else transfer.offset
     how = "in a bundle, " if transfer.kind == "bundle" else ""
     percent = 100 * offset // transfer.length if transfer.length else 100
     sentence = f"is on its way, {how}at {size(offset)} of {size(transfer.length)} ({percent} %)"
     return Answer(
         code="uploading",
-        sentence=f"{sentence}." if moving else f"{sentence}; it goes on from there ({_obstacle(device)}).",
+        sentence=f"{sentence}." if moving and not obstacle else f"{sentence}; it goes on from there{obstacle}.",
     )
 
 
@@ -276,18 +277,22 @@ async def _pending(device: Device, outbox: Outbox, row: dict[str, Any]) -> Answe
             f"it is tried again in {span(wait_s)}.",
             hint=row["error_hint"] or f"`pisyncctl retry {row['id']}` tries now",
         )
+    obstacle = _obstacle(device)
     ahead = await outbox.queue.position(row["id"], row["priority"])
     place = "it is next" if ahead == 0 else f"{ahead} file{'' if ahead == 1 else 's'} go first"
-    return Answer(code="pending", sentence=f"waits to be sent; {place} ({_obstacle(device)}).")
+    return Answer(code="pending", sentence=f"waits to be sent; {place}{obstacle}.")
 
 
 def _obstacle(device: Device) -> str:
+    """What holds sending up, as the end of a sentence; empty when nothing does."""
     if device.paused():
-        return "sending is paused"
+        return "; sending is paused"
     link = device.link()
+    if link.state != "full":
+        return f"; the cloud cannot be reached: {link.reason}"
     if link.backoff_s > 0:
-        return f"{link.backoff_reason or 'waiting after an error'}, for {span(link.backoff_s)}"
-    return "the cloud can be reached" if link.state == "full" else f"the cloud cannot be reached: {link.reason}"
+        return f"; {link.backoff_reason or 'waiting after an error'}, next try in {span(link.backoff_s)}"
+    return ""
 
 
 def _missing(newest: dict[str, Any] | None) -> Answer:

@@ -107,9 +107,7 @@ class Memory:
 
     async def set_breaker(self, destination: str, breaker: Breaker) -> None:
         async with self._db.transaction() as tx:
-            await _sql.set_breaker(
-                tx, destination=destination, failures=breaker.failures, due_at_ms=breaker.due_at_ms
-            )
+            await _sql.set_breaker(tx, destination=destination, failures=breaker.failures, due_at_ms=breaker.due_at_ms)
 
     async def network(self, name: str) -> tuple[int, float | None] | None:
         """(chunk bytes, goodput in bytes/s) as last learned on a network."""

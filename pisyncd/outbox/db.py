@@ -11,11 +11,12 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiosql
 import aiosqlite
 import structlog
+from aiosql.adapters.aiosqlite import AioSQLiteAdapter
 
 from pisyncd.core.errors import SchemaTooNew, StorageBusy
 from pisyncd.runtime.clock import Clock
@@ -46,9 +47,32 @@ CREATE TEMP TABLE sightings (
 """
 
 
+class OneHop(AioSQLiteAdapter):
+    """aiosql's driver for aiosqlite, with every read in one hop to the connection's thread.
+
+    A cursor that stays open between two hops would pin the snapshot that others on the same connection read from: they
+    would not see what was committed a moment ago.
+    """
+
+    async def select(
+        self, conn: aiosqlite.Connection, _name: str, sql: str, parameters: Any, _record_class: Any = None
+    ) -> AsyncIterator[sqlite3.Row]:
+        for row in await conn.execute_fetchall(sql, parameters):
+            yield row
+
+    async def select_one(
+        self, conn: aiosqlite.Connection, _name: str, sql: str, parameters: Any, _record_class: Any = None
+    ) -> sqlite3.Row | None:
+        return next(iter(await conn.execute_fetchall(sql, parameters)), None)
+
+    async def select_value(self, conn: aiosqlite.Connection, _name: str, sql: str, parameters: Any) -> Any:
+        row = next(iter(await conn.execute_fetchall(sql, parameters)), None)
+        return None if row is None else row[0]
+
+
 def queries(name: str) -> Any:
     """The named queries of `<name>.sql` beside this file."""
-    return aiosql.from_path(HERE / f"{name}.sql", "aiosqlite", mandatory_parameters=False)
+    return aiosql.from_path(HERE / f"{name}.sql", cast(Any, OneHop), mandatory_parameters=False)
 
 
 _books = queries("books")
@@ -136,6 +160,7 @@ async def connect(path: Path, clock: Clock) -> Database:
             await writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
             await writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         await _refuse_newer(writer)
+        writer.row_factory = sqlite3.Row
         await writer.executescript(PRAGMAS)
         await _migrate(writer)
         await writer.executescript(STAGE)

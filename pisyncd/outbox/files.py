@@ -213,8 +213,8 @@ class Files:
     async def give_back(self, transfer: Transfer) -> None:
         """Ends a transfer; what it carried is pending again at once."""
         async with self._db.transaction() as tx:
-            for version in await self.members(transfer.id):
-                await self._release(tx, version.id)
+            async for row in _files.members(tx, transfer_id=transfer.id):
+                await self._release(tx, row["id"])
             await self._end(tx, transfer.id)
 
     async def postpone(self, versions: Iterable[Version], error: PiSyncError, due_at_ms: int) -> None:
