@@ -80,7 +80,7 @@ async def crowd(rig: Rig) -> None:
         backoff_s=600.0,
         backoff_reason="503 from the cloud",
         goodput_bps=100_000.0,
-        probed_ago_s=4.0,
+        probed_ago_s=0.0,
         proven_ago_s=4000.0,
     )
     rig.memory.root_views = [
@@ -125,7 +125,7 @@ async def test_one_glance_says_state_debt_fault_and_remedy(rig: Rig) -> None:
         "sysctl",
         "check DNS",
         "20 %",
-        "123 KB/s",
+        "waiting",
         "inotify limit",
         "next try in 10 min",
     ):
@@ -385,3 +385,10 @@ def test_a_bar_stays_in_its_frame(share: float, expected: str) -> None:
 
 def test_text_from_a_disk_cannot_speak_to_the_terminal() -> None:
     assert render.plain("a\x1b[2J\n\u202e\ud800b") == "a\\x1b[2J\\n\\u202e\\ud800b"
+
+
+async def test_a_transfer_shows_its_pace_while_online(rig: Rig) -> None:
+    await rig.offer(b"film.mp4", b"x" * 5000)
+    rig.memory.moving = [TransferView(id=await rig.begin(b"film.mp4"), offset=1000, length=5000, rate_bps=100.0)]
+    said = await ctl(rig, "status")
+    assert "20 %  1.0 KB of 5.0 KB, 100 B/s, 40 s left" in said.out
