@@ -19,8 +19,9 @@ import weather
 from progress import Screen
 from watched import Watched
 
-MIB = 1 << 20
-ROOM_FLOOR_BYTES = 600 * MIB
+from pisyncd.core.units import size
+
+ROOM_FLOOR_BYTES = 600_000_000
 EXIT_NOT_DELIVERED = 1
 EXIT_TROUBLE = 2
 EXIT_INTERRUPTED = 130
@@ -133,8 +134,8 @@ def _has_room(watched: Watched, base: Path) -> None:
     needed = watched.size + ROOM_FLOOR_BYTES
     if needed > free:
         raise stage.Trouble(
-            f"the private cloud keeps a copy of the folder and needs {needed / MIB:,.0f} MiB in {stage.RUNS};"
-            f" {free / MIB:,.0f} MiB are free. Free some room, or name a smaller folder"
+            f"the private cloud keeps a copy of the folder and needs {size(needed)} in {stage.RUNS};"
+            f" {size(free)} are free. Free some room, or name a smaller folder"
         )
 
 

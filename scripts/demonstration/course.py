@@ -11,10 +11,12 @@ from typing import Any
 import reading
 import stage
 from cloudview import CloudView, Stored
-from progress import Screen, size
+from progress import Screen
 from proof import Comparison, Prover
 from watched import Watched
 from weather import Link
+
+from pisyncd.core.units import size
 
 POLL_S = 0.25
 COMPARE_EVERY_S = 1.5

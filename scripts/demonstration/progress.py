@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TextIO
 
+from pisyncd.core.units import size
+
 PLAIN_EVERY_S = 2.0
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +30,6 @@ class Progress:
         if self.bytes:
             return min(max(1 - self.owed_bytes / self.bytes, 0.0), 1.0)
         return min(max(1 - self.owed_files / self.files, 0.0), 1.0) if self.files else 1.0
-
-
-def size(count: float) -> str:
-    """1536 -> `1.5 KiB`."""
-    for unit in UNITS:
-        if count < 1024 or unit == UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
 
 
 def line(progress: Progress, width: int) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import stage
-from progress import size
 from survey import LocalFile
+
+from pisyncd.core.units import size
 
 if TYPE_CHECKING:
     from course import Result
