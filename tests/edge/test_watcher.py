@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -9,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -441,11 +443,13 @@ async def test_a_disk_that_is_plugged_in_and_out(bench: Bench) -> None:
         assert await bench.pass_time(30) == [b"other"]
 
 
-async def test_a_whole_scan_comes_again_with_jitter_and_when_asked_for_finds_what_was_missed(bench: Bench) -> None:
-    await bench.step()
-    bench.age(bench.write("a"), 100)
+async def test_a_whole_scan_comes_again_and_finds_what_the_kernel_did_not_tell(bench: Bench) -> None:
+    path = bench.write("a")
+    await bench.pass_time()
     assert bench.watcher.status[0].scanned_ago_s == 0
-    bench.watcher.close()  # the kernel tells nothing more
+    other_name = bench.base / "outside"
+    other_name.hardlink_to(path)
+    other_name.write_bytes(b"longer")
     assert await bench.pass_time(RESCAN_S - 1) == []
     assert await bench.pass_time(1) == [b"a"]
 
@@ -578,3 +582,91 @@ async def test_fifty_thousand_files_in_one_directory(bench: Bench) -> None:
     await bench.watcher.step()
     assert all(len(batch) <= 500 for batch in bench.offered.batches)
     assert len(set(bench.offered.take())) == 50_000
+
+
+class Weather:
+    """Does to a directory what programs and people do, by chance."""
+
+    def __init__(self, bench: Bench, seed: int) -> None:
+        self.bench = bench
+        self.chance = random.Random(seed)
+        self.outside = bench.base / "outside"
+        self.outside.mkdir()
+        self.open_files: list[BinaryIO] = []
+
+    def name(self, deep: int = 3) -> Path:
+        parts = [self.chance.choice(["a", "b", "c \n", "d\udcff"]) for _ in range(self.chance.randint(1, deep))]
+        return self.bench.root.joinpath(*parts)
+
+    def act(self) -> None:
+        actions = [self.write, self.write, self.write, self.keep_open, self.append, self.close, self.many]
+        actions += [self.rename, self.rename, self.remove, self.move_out, self.move_in, self.nest]
+        with contextlib.suppress(OSError):
+            self.chance.choice(actions)()
+
+    def write(self) -> None:
+        path = self.name() / self.chance.choice("xyz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.chance.randbytes(self.chance.randint(0, 50)))
+
+    def keep_open(self) -> None:
+        path = self.name() / self.chance.choice("xyz")
+        self.open_files.append(path.open("ab", buffering=0))
+
+    def append(self) -> None:
+        for file in self.open_files:
+            file.write(b"more")
+
+    def close(self) -> None:
+        for file in self.open_files:
+            file.close()
+        self.open_files.clear()
+
+    def many(self) -> None:
+        directory = self.name()
+        directory.mkdir(parents=True, exist_ok=True)
+        for index in range(self.chance.choice([5, 140])):
+            (directory / f"many{index}").write_bytes(b"m")
+
+    def rename(self) -> None:
+        self.name().rename(self.name())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.name())
+
+    def move_out(self) -> None:
+        self.name().rename(self.outside / str(self.chance.randint(0, 3)))
+
+    def move_in(self) -> None:
+        (self.outside / str(self.chance.randint(0, 3))).rename(self.name())
+
+    def nest(self) -> None:
+        path = self.name()
+        for part in "pqrst":
+            path /= part
+            path.mkdir(parents=True)
+            (path / "x").write_bytes(part.encode())
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_in_any_weather_every_file_is_offered_as_it_is_at_last(bench: Bench, seed: int) -> None:
+    weather = Weather(bench, seed)
+    queue = short_kernel_queue(64) if seed % 3 == 0 else contextlib.nullcontext()
+    with queue:
+        await bench.watcher.step()
+    for _ in range(150):
+        weather.act()
+        if weather.chance.random() < 0.4:
+            bench.clock.move(weather.chance.choice([0.1, 3.0, 11.0]))
+            await bench.watcher.step()
+    weather.close()
+    for _ in range(8):
+        await bench.watcher.step()
+        bench.clock.move(FORCE_S)
+    assert bench.watcher.status[0].mode == "inotify"
+    assert bench.watcher.status[0].settling == 0
+    last = {each.path: each for batch in bench.offered.batches for each in batch}
+    bench.offered.batches.clear()
+    await bench.watcher.sweep()
+    present = [each for batch in bench.offered.batches for each in batch]
+    assert [each for each in present if last.get(each.path) != each] == []
