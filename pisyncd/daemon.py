@@ -309,7 +309,7 @@ def _compose(
         wake_uploader=way.rouse,
         avoid=[config.state_dir, config.runtime_dir],
         # A slow card takes minutes to scan; each batch of a scan is progress.
-        beat=lambda: pulse.expect("watcher", config.watchdog.deadline_s),
+        beat=lambda: None if once else pulse.expect("watcher", config.watchdog.deadline_s),
         deadline_s=config.watchdog.deadline_s,
     )
     prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.queue.anything_owed)
