@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import platform
 import shutil
 import sqlite3
-from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any
 
 from pisyncd.core import wire
-from pisyncd.gateway import verdict
+from pisyncd.gateway import rows, verdict
 from pisyncd.gateway.ports import Device, TransferView
 from pisyncd.gateway.views import (
     Backlog,
     ClassBacklog,
     ClockView,
-    CycleView,
     DiskView,
     FailurePage,
-    FailureView,
     HistoryPage,
-    LossView,
     Moving,
-    QueuedFile,
     QueuePage,
     QueueTotals,
     Status,
     Versions,
-    VersionView,
 )
 from pisyncd.outbox import Outbox
 
@@ -42,15 +34,13 @@ STATUS_LOSSES = 5
 STATUS_TRANSFERS = 20
 DISK_ANSWER_S = 3.0
 
-Row = Mapping[str, Any]
-
 
 async def status(device: Device, outbox: Outbox) -> Status:
     """The whole picture; at most some 20 KB."""
     link, stuck = device.link(), list(device.late())
     totals, room = await totals_of(outbox), await disk(device)
     failures_total, paused = await outbox.queue.count_failures(), device.paused()
-    failures = [_failure(row, outbox) for row in await outbox.queue.failures(STATUS_FAILURES)]
+    failures = [rows.failure_of(row, outbox.db.now_ms()) for row in await outbox.queue.failures(STATUS_FAILURES)]
     moving, roots = await transfers(device, outbox), list(device.roots())
     word, summary, advice = verdict.judge(
         verdict.Facts(
@@ -77,11 +67,11 @@ async def status(device: Device, outbox: Outbox) -> Status:
         paused=paused,
         queue=totals,
         transfers=moving,
-        cycles=[_cycle(row) for row in await outbox.cycles.newest(STATUS_CYCLES)],
+        cycles=[rows.cycle_of(row) for row in await outbox.cycles.newest(STATUS_CYCLES)],
         failures_total=failures_total,
         failures=failures,
         losses_total=await outbox.ledger.count(),
-        losses=[_loss(row) for row in await outbox.ledger.newest(STATUS_LOSSES)],
+        losses=[rows.loss_of(row) for row in await outbox.ledger.newest(STATUS_LOSSES)],
         roots=roots,
         disk=room,
         stuck=stuck,
@@ -98,7 +88,7 @@ async def totals_of(outbox: Outbox) -> QueueTotals:
             name=f"files, priority {row['priority']}",
             count=row["files"],
             bytes=row["bytes"],
-            oldest_s=_age_s(now, row["oldest_at_ms"]),
+            oldest_s=rows.age_s(now, row["oldest_at_ms"]),
         )
         for row in await outbox.queue.by_priority()
     ]
@@ -107,7 +97,7 @@ async def totals_of(outbox: Outbox) -> QueueTotals:
             name=f"messages, {row['stream'].partition('-')[0]}",
             count=row["messages"],
             bytes=row["bytes"],
-            oldest_s=_age_s(now, row["oldest_at_ms"]),
+            oldest_s=rows.age_s(now, row["oldest_at_ms"]),
         )
         for row in await outbox.messages.by_stream()
     ]
@@ -117,25 +107,25 @@ async def totals_of(outbox: Outbox) -> QueueTotals:
 async def queue(outbox: Outbox, limit: int, skip: int) -> QueuePage:
     """A page of what waits, in the order of sending."""
     now = outbox.db.now_ms()
-    rows = await outbox.queue.page(limit + 1, skip)
-    files = [_queued(row, now, skip + index) for index, row in enumerate(rows[:limit], start=1)]
-    return QueuePage(totals=await totals_of(outbox), files=files, next_skip=skip + limit if len(rows) > limit else None)
+    page = await outbox.queue.page(limit + 1, skip)
+    files = [rows.queued_of(row, now, skip + index) for index, row in enumerate(page[:limit], start=1)]
+    return QueuePage(totals=await totals_of(outbox), files=files, next_skip=skip + limit if len(page) > limit else None)
 
 
 async def history(outbox: Outbox, limit: int, before: int) -> HistoryPage:
     """A page of sync cycles, newest first."""
-    rows = await outbox.cycles.newest(limit + 1, before)
-    cycles = [_cycle(row) for row in rows[:limit]]
-    return HistoryPage(cycles=cycles, next_before=cycles[-1].id if len(rows) > limit else None)
+    page = await outbox.cycles.newest(limit + 1, before)
+    cycles = [rows.cycle_of(row) for row in page[:limit]]
+    return HistoryPage(cycles=cycles, next_before=cycles[-1].id if len(page) > limit else None)
 
 
 async def failures(outbox: Outbox, limit: int) -> FailurePage:
     """What could not be sent, final failures first, and the newest losses."""
     return FailurePage(
         total=await outbox.queue.count_failures(),
-        failures=[_failure(row, outbox) for row in await outbox.queue.failures(limit)],
+        failures=[rows.failure_of(row, outbox.db.now_ms()) for row in await outbox.queue.failures(limit)],
         losses_total=await outbox.ledger.count(),
-        losses=[_loss(row) for row in await outbox.ledger.newest(limit)],
+        losses=[rows.loss_of(row) for row in await outbox.ledger.newest(limit)],
     )
 
 
@@ -215,98 +205,6 @@ def versions() -> Versions:
     )
 
 
-def version_of(row: Row) -> VersionView:
-    """One row of the path's history."""
-    sha256, completed = row["sha256"], row["completed_wall_ms"]
-    return VersionView(
-        id=row["id"],
-        state=row["state"],
-        size=row["size"],
-        modified_at=_wall(row["mtime_ns"] // 1_000_000),
-        queued_at=_wall(row["queued_wall_ms"]),
-        completed_at=None if completed is None else _wall(completed),
-        sha256=None if sha256 is None else bytes(sha256).hex(),
-        attempts=row["attempts"],
-        error_code=row["error_code"],
-        error_detail=row["error_detail"],
-    )
-
-
-def shown(path: bytes) -> tuple[str, str | None]:
-    """(text for people, base64 of the raw bytes where the text does not say them exactly)."""
-    text = wire.display_path(path)
-    exact = text.encode("utf-8", "replace") == path and text.isprintable()
-    return text, None if exact else base64.b64encode(path).decode("ascii")
-
-
-def wire_path(row: Row) -> bytes:
-    """The name under which the cloud keeps a file."""
-    return str(row["root"]).encode("utf-8", "surrogateescape") + b"/" + bytes(row["path"])
-
-
-def _failure(row: Row, outbox: Outbox) -> FailureView:
-    text, exact = shown(wire_path(row))
-    final = row["state"] == "failed"
-    return FailureView(
-        id=row["id"],
-        path=text,
-        path_b64=exact,
-        size=row["size"],
-        final=final,
-        code=row["error_code"] or "unknown",
-        detail=row["error_detail"] or "",
-        hint=row["error_hint"] or "",
-        attempts=row["attempts"],
-        next_try_s=None if final else max(0.0, (row["due_at_ms"] - outbox.db.now_ms()) / 1000),
-    )
-
-
-def _queued(row: Row, now_ms: int, position: int) -> QueuedFile:
-    text, exact = shown(wire_path(row))
-    return QueuedFile(
-        id=row["id"],
-        position=position,
-        path=text,
-        path_b64=exact,
-        size=row["size"],
-        priority=row["priority"],
-        state=row["state"],
-        waited_s=_age_s(now_ms, row["queued_at_ms"]) or 0.0,
-        due_in_s=max(0.0, (row["due_at_ms"] - now_ms) / 1000),
-        attempts=row["attempts"],
-        error_code=row["error_code"],
-    )
-
-
-def _cycle(row: Row) -> CycleView:
-    return CycleView(
-        id=row["id"],
-        ended_at=_wall(row["ended_wall_ms"]),
-        clock_trusted=bool(row["clock_trusted"]),
-        outcome=row["outcome"],
-        attempted=row["attempted"],
-        files_synced=row["files_synced"],
-        errors=row["errors"],
-        bytes_sent=row["bytes_sent"],
-        speed_mbps=row["speed_mbps"],
-        duration_s=row["duration_ms"] / 1000,
-        error_code=row["error_code"],
-        reported=row["event_id"] is not None,
-    )
-
-
-def _loss(row: Row) -> LossView:
-    return LossView(
-        id=row["id"],
-        at=_wall(row["wall_ms"]),
-        what=row["what"],
-        reason=row["reason"],
-        count=row["count"],
-        bytes=row["bytes"],
-        detail=row["detail"],
-    )
-
-
 def _sum(classes: list[ClassBacklog]) -> Backlog:
     ages = [each.oldest_s for each in classes if each.oldest_s is not None]
     return Backlog(
@@ -314,15 +212,3 @@ def _sum(classes: list[ClassBacklog]) -> Backlog:
         bytes=sum(each.bytes for each in classes),
         oldest_s=max(ages, default=None),
     )
-
-
-def _age_s(now_ms: int, at_ms: int | None) -> float | None:
-    return None if at_ms is None else max(0.0, (now_ms - at_ms) / 1000)
-
-
-def _wall(wall_ms: int) -> str:
-    try:
-        return wire.rfc3339(wall_ms)
-    except (OverflowError, ValueError, OSError):
-        # A card can hold any mtime, also one of the year 300000.
-        return "unknown"

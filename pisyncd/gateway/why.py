@@ -25,41 +25,20 @@ unknown           | not there, and never seen
 
 from __future__ import annotations
 
-import asyncio
 import os
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pisyncd.config import WatchRoot
 from pisyncd.core import wire
 from pisyncd.core.units import size, span
-from pisyncd.gateway import answers
+from pisyncd.gateway import looking
+from pisyncd.gateway import rows as rows_of
 from pisyncd.gateway.ports import Device
 from pisyncd.gateway.views import Why
 from pisyncd.outbox import Outbox
 from pisyncd.sources import globs
-
-_T = TypeVar("_T")
-
-LOOK_S = 3.0
-_COMPANIONS = (b"-wal", b"-shm", b"-journal")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """What the disk says. `kind`: file, directory, special, symlink, missing, or unreadable with a `fault`."""
-
-    kind: str
-    size: int = 0
-    mtime_ns: int = 0
-    inode: int = 0
-    link: bytes = b""
-    fault: str = ""
-    beside_database: bool = False
-    root_there: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +54,7 @@ async def explain(device: Device, outbox: Outbox, path: bytes) -> Why:
     """`path` is absolute, a wire path (root-name/...), or relative to any root; raw bytes."""
     root, relative = await _locate(device, outbox, path)
     if root is None:
-        text, exact = answers.shown(path)
+        text, exact = rows_of.shown(path)
         roots = ", ".join(f"{each.path} ({each.name})" for each in device.config.watch)
         return Why(
             path=text,
@@ -87,9 +66,9 @@ async def explain(device: Device, outbox: Outbox, path: bytes) -> Why:
             versions=[],
         )
     rows = await outbox.queue.versions(root.name, relative)
-    found = await _look(root, relative)
+    found = await looking.look(root, relative)
     answer = _outside_the_rules(root, relative, found) or await _inside(device, outbox, root, relative, found, rows)
-    text, exact = answers.shown(os.fsencode(root.name) + b"/" + relative)
+    text, exact = rows_of.shown(os.fsencode(root.name) + b"/" + relative)
     return Why(
         path=text,
         path_b64=exact,
@@ -97,97 +76,26 @@ async def explain(device: Device, outbox: Outbox, path: bytes) -> Why:
         code=answer.code,
         sentence=f"{text} {answer.sentence}",
         hint=answer.hint,
-        versions=[answers.version_of(row) for row in rows],
+        versions=[rows_of.version_of(row) for row in rows],
     )
 
 
 async def _locate(device: Device, outbox: Outbox, path: bytes) -> tuple[WatchRoot | None, bytes]:
     roots = device.config.watch
     if path.startswith(b"/"):
-        plain = os.path.normpath(path).replace(b"//", b"/")
-        found = _below(roots, [os.fsencode(root.path) for root in roots], plain)
-        return found or await _in_time(_below_really, roots, plain) or (None, path)
+        return await looking.root_above(roots, path) or (None, path)
     plain = os.path.normpath(path)
     if plain == b".." or plain.startswith(b"../"):
         return None, path
     first, _, rest = plain.partition(b"/")
-    named = next((root for root in roots if os.fsencode(root.name) == first), None)
-    if named is not None:
-        return named, rest
-    for root in roots:
-        if (await _look(root, plain)).kind != "missing" or await outbox.queue.versions(root.name, plain):
-            return root, plain
-    return None, path
+    meant = [(root, rest) for root in roots if os.fsencode(root.name) == first]
+    for root, relative in [*meant, *((root, plain) for root in roots)]:
+        if (await looking.look(root, relative)).kind != "missing" or await outbox.queue.versions(root.name, relative):
+            return root, relative
+    return meant[0] if meant else (None, path)
 
 
-def _below(roots: Sequence[WatchRoot], bases: Sequence[bytes], path: bytes) -> tuple[WatchRoot, bytes] | None:
-    for root, base in zip(roots, bases, strict=True):
-        plain = base.rstrip(b"/")
-        if path == plain or path.startswith(plain + b"/"):
-            return root, path[len(plain) + 1 :]
-    return None
-
-
-def _below_really(roots: Sequence[WatchRoot], path: bytes) -> tuple[WatchRoot, bytes] | None:
-    """The same when the root or the path is written through a link, such as /home -> /data/home."""
-    above, _, name = path.rpartition(b"/")
-    bases = [os.path.realpath(os.fsencode(root.path)) for root in roots]
-    return _below(roots, bases, os.path.realpath(above) + b"/" + name)
-
-
-async def _look(root: WatchRoot, relative: bytes) -> Found:
-    """What the disk says. A disk that does not answer must not hold up the technician."""
-    found = await _in_time(_look_now, os.fsencode(root.path), relative)
-    return found or Found(kind="unreadable", fault="the disk does not answer")
-
-
-async def _in_time(look: Callable[..., _T], *args: object) -> _T | None:
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(look, *args), LOOK_S)
-    except TimeoutError:
-        return None
-
-
-def _look_now(base: bytes, relative: bytes) -> Found:
-    if not _is(base, stat.S_ISDIR):
-        return Found(kind="missing", root_there=False)
-    if not relative:
-        return Found(kind="directory")
-    parts = relative.split(b"/")
-    try:
-        for count in range(1, len(parts)):
-            above = b"/".join(parts[:count])
-            if stat.S_ISLNK(os.lstat(base + b"/" + above).st_mode):
-                return Found(kind="symlink", link=above)
-        status = os.lstat(base + b"/" + relative)
-    except (FileNotFoundError, NotADirectoryError):
-        return Found(kind="missing")
-    except (OSError, ValueError) as error:
-        return Found(kind="unreadable", fault=(getattr(error, "strerror", None) or "not a possible name").lower())
-    if stat.S_ISLNK(status.st_mode):
-        return Found(kind="symlink", link=relative)
-    if stat.S_ISDIR(status.st_mode):
-        return Found(kind="directory")
-    return Found(
-        kind="file" if stat.S_ISREG(status.st_mode) else "special",
-        size=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        inode=status.st_ino,
-        beside_database=any(
-            relative.endswith(end) and _is(base + b"/" + relative.removesuffix(end), stat.S_ISREG)
-            for end in _COMPANIONS
-        ),
-    )
-
-
-def _is(path: bytes, test: Callable[[int], bool]) -> bool:
-    try:
-        return test(Path(os.fsdecode(path)).stat().st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _outside_the_rules(root: WatchRoot, relative: bytes, found: Found) -> Answer | None:
+def _outside_the_rules(root: WatchRoot, relative: bytes, found: looking.Found) -> Answer | None:
     """Why it would never be sent, whatever the outbox says."""
     if not found.root_there:
         return Answer(
@@ -228,7 +136,12 @@ def _by_globs(root: WatchRoot, relative: bytes) -> Answer | None:
 
 
 async def _inside(
-    device: Device, outbox: Outbox, root: WatchRoot, relative: bytes, found: Found, rows: Sequence[dict[str, Any]]
+    device: Device,
+    outbox: Outbox,
+    root: WatchRoot,
+    relative: bytes,
+    found: looking.Found,
+    rows: Sequence[dict[str, Any]],
 ) -> Answer:
     """Where it is on its way."""
     active = next((row for row in rows if row["state"] in ("uploading", "pending")), None)
@@ -307,7 +220,7 @@ def _missing(newest: dict[str, Any] | None) -> Answer:
     )
 
 
-def _settled(newest: dict[str, Any] | None, found: Found) -> Answer:
+def _settled(newest: dict[str, Any] | None, found: looking.Found) -> Answer:
     if newest is None:
         return Answer(
             code="unseen",
@@ -325,5 +238,5 @@ def _settled(newest: dict[str, Any] | None, found: Found) -> Answer:
     same = newest["kind"] == "sqlite" or (newest["size"], newest["mtime_ns"]) == (found.size, found.mtime_ns)
     if not same:
         return Answer(code="changed", sentence="changed after it was sent; the next look at its root finds that.")
-    version = answers.version_of(newest)
+    version = rows_of.version_of(newest)
     return Answer(code="complete", sentence=f"is complete: the cloud has this version since {version.completed_at}.")

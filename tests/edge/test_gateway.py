@@ -432,3 +432,12 @@ async def test_answers_are_json_with_a_newline_for_curl(rig: Rig) -> None:
     out, _ = await process.communicate()
     assert out.endswith(b"\n")
     assert json.loads(out)["healthy"] is True
+
+
+async def test_a_folder_named_like_its_root_is_not_mistaken_for_it(rig: Rig) -> None:
+    await rig.offer(b"learning/a.json")
+    for path in ("learning/a.json", "learning/learning/a.json"):
+        assert (await why(rig, path))["path"] == "learning/learning/a.json"
+    await rig.offer(b"a.json")
+    assert (await why(rig, "learning/a.json"))["path"] == "learning/a.json"
+    assert (await why(rig, "learning/nothing"))["code"] == "unknown"
