@@ -105,7 +105,7 @@ class _Reader:
     def _mapping(self, depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
-            key = event.value if isinstance(event, yaml.ScalarEvent) else None
+            key = self._text(event) if isinstance(event, yaml.ScalarEvent) else None
             if key is None:
                 self._fault(event, "a key must be a plain word")
                 self._node(event, depth)
@@ -120,7 +120,7 @@ class _Reader:
 
     def _text(self, event: yaml.ScalarEvent) -> str:
         try:
-            event.value.encode("utf-8", "surrogateescape")
+            event.value.encode("utf-8")
         except UnicodeEncodeError:
             self._fault(event, "holds half of a character (a lone surrogate); write the whole character")
             return ""

@@ -146,6 +146,7 @@ def test_a_scalar_means_what_a_person_sees(written: str, meant: object) -> None:
         ("? [a]\n: 1\n", "a key must be a plain word"),
         ("[" * 50 + "]" * 50, "nested too deeply"),
         ('a: "\\ud800"\n', "lone surrogate"),
+        ('"\\udc80": 1\n', "lone surrogate"),
         ("- a\n", "must be a section"),
         ("", "cloud: is missing"),
         ("# nothing\n", "watch: is missing"),
