@@ -116,12 +116,6 @@ class Watcher:
         entry = place.unsettled.get(path) if place else None
         return None if entry is None else max(0.0, entry.due_s - self._now_s())
 
-    def touch(self, root: str, path: bytes) -> None:
-        """A file turned out to be changing while it was read: offer it again when it is quiet."""
-        if place := self._places.get(root):
-            place.unsettled.note(path, self._now_s(), kept_open=True)
-            self.wake.set()
-
     def close(self) -> None:
         """Gives back all watches."""
         for place in self._places.values():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable
@@ -181,12 +180,6 @@ def read_small(path: bytes | Path, expected: Fingerprint) -> tuple[bytes, bytes]
         data = source.read(0, expected.size)
         source.check()
     return data, hashlib.sha256(data).digest()
-
-
-def free_space(path: bytes | Path) -> tuple[int, int]:
-    """(free bytes for an ordinary user, total bytes) of the file system that holds `path`. Raises OSError."""
-    usage = shutil.disk_usage(path)
-    return usage.free, usage.total
 
 
 def sync_dir(path: bytes | Path) -> None:

@@ -164,11 +164,6 @@ def test_too_many_open_files_is_nobodys_fault(tmp_path: Path) -> None:
     assert caught.value.detail == "x\\xff: Too many open files"
 
 
-def test_free_space(tmp_path: Path) -> None:
-    free, total = disk.free_space(tmp_path)
-    assert 0 < free <= total
-
-
 def test_a_held_file_is_not_opened_by_others_and_closing_waits(tmp_path: Path) -> None:
     path = make(tmp_path)
     expected = fingerprint(path)

@@ -545,14 +545,6 @@ async def test_the_kernel_wakes_the_watcher(bench: Bench) -> None:
     assert await bench.pass_time() == [b"a"]
 
 
-async def test_a_file_that_changed_while_it_was_read_is_offered_again(bench: Bench) -> None:
-    bench.age(bench.write("a"), 100)
-    await bench.step()
-    bench.watcher.touch("root", b"a")
-    bench.watcher.touch("unknown", b"a")
-    assert await bench.pass_time() == [b"a"]
-
-
 async def test_new_settings(bench: Bench) -> None:
     bench.age(bench.write("a"), 100)
     await bench.step()
