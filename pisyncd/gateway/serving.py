@@ -37,13 +37,19 @@ class SocketUnusable(FatalError):
 
 
 @contextlib.asynccontextmanager
-async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path]:
-    """Answers on runtime_dir/pisyncd.sock; gives the path.
+async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path | None]:
+    """Answers on runtime_dir/pisyncd.sock; gives the path, None when the socket cannot be made.
 
-    Raises AlreadyRunning when another instance answers there, SocketUnusable when it cannot be made.
+    Raises AlreadyRunning when another instance answers there.
     """
     path = device.config.socket
-    listener = await bind(path, device.config.gateway.group)
+    try:
+        listener = await bind(path, device.config.gateway.group)
+    except SocketUnusable as error:
+        # Learners' data is delivered even where nobody can look.
+        log.error("gateway.unusable", detail=error.detail, hint=error.hint)
+        yield None
+        return
     runner = web.AppRunner(
         Gateway(device, outbox).app(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -396,6 +397,37 @@ def test_what_is_unwise_is_said(tmp_path: Path) -> None:
     token.chmod(0o600)
     quiet = load(tmp_path, f"cloud:\n  url: http://127.0.0.1:1\n  token_file: {token}\nwatch: [{{path: {tmp_path}}}]\n")
     assert config.advice(quiet, {}) == ()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_no_damage_to_the_file_ends_in_anything_but_problems(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+    text = bytearray(chance.choice([example.text(), uncommented(example.text())]).encode())
+    odd = [
+        b"\xff",
+        b"\0",
+        b"\xed\xa0\x80",
+        b".nan",
+        b"1e400",
+        b"9" * 30,
+        b"<<: *x",
+        b'"\\ud800"',
+        b"!!python/name:os",
+        b"{[,",
+    ]
+    for _ in range(chance.randint(1, 8)):
+        at = chance.randrange(len(text))
+        if chance.random() < 0.5:
+            text[at:at] = chance.choice(odd)
+        else:
+            del text[at : at + chance.randint(1, 40)]
+    path = tmp_path / "pisyncd.yaml"
+    path.write_bytes(text)
+    try:
+        config.load(path, {})
+    except config.InvalidConfig as error:
+        assert error.problems
+        assert str(error).encode()
 
 
 def test_the_example_is_plain_yaml_for_other_tools() -> None:

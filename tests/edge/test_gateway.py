@@ -419,6 +419,13 @@ async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
         await bind(path / "below-a-file", "root")
 
 
+async def test_without_a_socket_the_daemon_goes_on(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    rig.memory.config = msgspec.structs.replace(rig.memory.config, runtime_dir=tmp_path / "file")
+    async with serving(rig.memory, rig.outbox) as path:
+        assert path is None
+
+
 async def test_a_group_that_does_not_exist_is_no_obstacle(tmp_path: Path) -> None:
     listener = await bind(tmp_path / "pisyncd.sock", "no-such-group")
     assert stat.S_IMODE((tmp_path / "pisyncd.sock").stat().st_mode) == MODE
