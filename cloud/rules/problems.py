@@ -99,7 +99,15 @@ def ownership_mismatch(device_id: str) -> Refusal:
 _PLACE = re.compile(r" - at `(key in )?\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[([0-9]+|\.\.\.)\]")
 _FIELD = re.compile(r"`([^`]+)`")
-_WORDS = (("missing required", "required"), ("Expected `", "type"), ("regex", "pattern"), ("length", "length"))
+_WORDS = (
+    ("missing required", "required"),
+    ("length", "length"),
+    ("regex", "pattern"),
+    (">=", "range"),
+    ("<=", "range"),
+    ("out of range", "range"),
+    ("Expected `", "type"),
+)
 
 
 def pointer(message: str) -> tuple[str, str]:
@@ -114,7 +122,7 @@ def pointer(message: str) -> tuple[str, str]:
 
 def _error_item(message: str, prefix: str = "") -> wire.ErrorItem:
     where, detail = pointer(message)
-    code = next((code for word, code in _WORDS if word in detail), "range")
+    code = next((code for word, code in _WORDS if word in detail), "invalid")
     return wire.ErrorItem(pointer=prefix + where, code=code, detail=detail)
 
 

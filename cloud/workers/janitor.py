@@ -48,6 +48,7 @@ class Janitor:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Works while inside."""
+        self.next_run_ms = self._now_ms()
         task = asyncio.create_task(self._work(), name="janitor")
         try:
             yield

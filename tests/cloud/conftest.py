@@ -115,7 +115,7 @@ async def start_cloud(tmp_path: Path) -> AsyncIterator[StartCloud]:
             chosen = Settings(**{"data": str(tmp_path / "data"), **settings})
             services = await stack.enter_async_context(open_services(chosen))
             server = TestServer(build_app(services), host="127.0.0.1")
-            await server.start_server(access_log=None, auto_decompress=False)
+            await server.start_server(**runner_options(chosen))
             stack.push_async_callback(server.close)
             http = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=True))
             return Cloud(url=str(server.make_url("")).rstrip("/"), services=services, http=http)
