@@ -73,13 +73,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check(path: Path, config: Config) -> int:
-    read_token(config, os.environ)
-    print(f"{path}: all is right")
-    print(f"  device {config.device_id} sends to {config.cloud.url}")
+    print(f"{path}: device {config.device_id} sends to {config.cloud.url}")
     for root in config.watch:
         print(f"  {root.path} as {root.name}, priority {root.priority}")
     for line in advice(config, os.environ):
         print(f"warning: {line}", file=sys.stderr)
+    # After the device's name, which is what the token is asked for with.
+    read_token(config, os.environ)
+    print("all is right")
     return 0
 
 

@@ -72,7 +72,9 @@ class RunningDevice:
             proven_ago_s=None if way.proven_at_ms is None else (now - way.proven_at_ms) / 1000,
             goodput_bps=self._lanes.uplink.goodput.known_bps,
             backoff_s=open_s,
-            backoff_reason=way.breaker_reason if open_s else "",
+            backoff_reason=way.breaker_error.detail if way.breaker_error else "",
+            fault_code=way.breaker_error.code if way.breaker_error else "",
+            fault_hint=way.breaker_error.hint if way.breaker_error else "",
         )
 
     def transfers(self) -> Sequence[TransferView]:

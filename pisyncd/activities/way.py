@@ -39,7 +39,7 @@ class Way:
         self.proven_at_ms: int | None = None
         self.probed_at_ms: int | None = None
         self.breaker = backoff.Breaker()
-        self.breaker_reason = ""
+        self.breaker_error: TransientError | None = None
         self.paused = False
         self.network = ""
         self.chunk_bytes = rules.chunk.bytes_start
@@ -103,7 +103,7 @@ class Way:
         """An attempt went well: the breaker closes."""
         if self.breaker.failures:
             log.info("breaker.closed", failures=self.breaker.failures)
-            await self._set_breaker(backoff.Breaker(), "")
+            await self._set_breaker(backoff.Breaker(), None)
             self.rouse()
 
     async def failed(self, error: TransientError) -> None:
@@ -118,12 +118,12 @@ class Way:
             log.warning(
                 "breaker.opened", code=error.code, detail=error.detail, failures=after.failures, wait_s=round(wait_s, 1)
             )
-            await self._set_breaker(after, error.detail)
+            await self._set_breaker(after, error)
 
     async def reset(self) -> None:
         """The link changed or a person asked: all waits towards the cloud are forgotten."""
         if self.breaker.failures:
-            await self._set_breaker(backoff.Breaker(), "")
+            await self._set_breaker(backoff.Breaker(), None)
         self.rouse()
 
     async def set_paused(self, paused: bool) -> None:
@@ -148,8 +148,8 @@ class Way:
         if self.network:
             await self._outbox.memory.set_network(self.network, self.chunk_bytes, goodput_bps)
 
-    async def _set_breaker(self, breaker: backoff.Breaker, reason: str) -> None:
-        self.breaker, self.breaker_reason = breaker, reason
+    async def _set_breaker(self, breaker: backoff.Breaker, error: TransientError | None) -> None:
+        self.breaker, self.breaker_error = breaker, error
         await self._outbox.memory.set_breaker(DESTINATION, breaker)
 
 

@@ -55,16 +55,18 @@ def read_token(config: Config, environ: Mapping[str, str]) -> str:
         if not token:
             unreadable.append(f"{source}: is empty")
         elif len(raw) > _TOKEN_BYTES_MAX or not re.fullmatch(r"[!-~]+", token):
-            raise errors.ConfigError(f"{source}: is not a token", code="token-invalid", hint=_ENROLL_HINT)
+            raise errors.ConfigError(f"{source}: is not a token", code="token-invalid", hint=_hint(config))
         else:
             return token
     tried = "; ".join(unreadable) or "neither cloud.token_file nor a systemd credential is set"
-    raise errors.ConfigError(f"no token for the cloud: {tried}", code="token-missing", hint=_ENROLL_HINT)
+    raise errors.ConfigError(f"no token for the cloud: {tried}", code="token-missing", hint=_hint(config))
 
 
-_ENROLL_HINT = (
-    "run `pisync-cloud enroll DEVICE_ID` on the cloud and put the last line that it prints into the token file"
-)
+def _hint(config: Config) -> str:
+    return (
+        f"run `pisync-cloud enroll {config.device_id}` on the cloud and put the last line that it prints into "
+        f"{config.cloud.token_file or 'cloud.token_file'}"
+    )
 
 
 def token_sources(config: Config, environ: Mapping[str, str]) -> list[Path]:

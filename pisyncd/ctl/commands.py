@@ -32,7 +32,7 @@ exit codes:
 
 Json = dict[str, Any]
 Render = Callable[[Json, int], list[str]]
-_HEALTH = {"attention": EXIT_ATTENTION, "offline": EXIT_NOT_DELIVERED, "paused": EXIT_NOT_DELIVERED}
+_HEALTH = {"attention": EXIT_ATTENTION, **dict.fromkeys(("offline", "paused", "waiting"), EXIT_NOT_DELIVERED)}
 _WHY = {"complete": 0, "gone": 0, "directory": 0, "companion": 0} | dict.fromkeys(
     ("pending", "backing-off", "uploading", "settling", "unseen", "changed", "superseded", "root-missing"),
     EXIT_NOT_DELIVERED,

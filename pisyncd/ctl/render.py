@@ -14,6 +14,7 @@ LABEL = 10
 _WORDS = {
     "ok": "OK",
     "sending": "SENDING",
+    "waiting": "WAITING",
     "offline": "OFFLINE",
     "paused": "PAUSED",
     "attention": "NEEDS ATTENTION",

@@ -17,6 +17,8 @@ from pisyncd.runtime.clock import Clock
 class LinkView(Struct, frozen=True, kw_only=True):
     """The way to the cloud. `backoff_s` > 0: nothing is tried for so long, because of `backoff_reason`.
 
+    `fault_code` and `fault_hint` are those of the last attempt, until one succeeds.
+
     `probed_ago_s` is since the last look of any kind, `proven_ago_s` since our cloud last proved itself.
     """
 
@@ -30,6 +32,8 @@ class LinkView(Struct, frozen=True, kw_only=True):
     goodput_bps: float | None = None
     backoff_s: float = 0.0
     backoff_reason: str = ""
+    fault_code: str = ""
+    fault_hint: str = ""
 
 
 class TransferView(Struct, frozen=True, kw_only=True):

@@ -64,8 +64,9 @@ def _word(facts: Facts, wrong: bool) -> Verdict:
         return "paused"
     if facts.link.state not in ("full", "link"):
         return "offline"
-    waiting = facts.totals.files.count + facts.totals.messages.count
-    return "sending" if facts.moving or waiting else "ok"
+    if not (facts.moving or facts.totals.files.count or facts.totals.messages.count):
+        return "ok"
+    return "waiting" if facts.link.backoff_s > 0 or facts.link.fault_code else "sending"
 
 
 def _wrong(facts: Facts) -> Iterator[str]:
@@ -81,6 +82,8 @@ def _wrong(facts: Facts) -> Iterator[str]:
     if facts.link.state == "portal":
         where = f" at {facts.link.portal_url}" if facts.link.portal_url else ""
         yield f"a login page answers instead of the cloud: open a browser{where} and log in to this network"
+    if facts.link.fault_code in _FOR_A_PERSON:
+        yield f"{facts.link.backoff_reason}: {facts.link.fault_hint}"
     for root in facts.roots:
         if root.state == "polling":
             yield f"{root.path} cannot be watched ({root.detail or 'limit reached'}): {root.hint or _INOTIFY_HINT}"
@@ -89,6 +92,8 @@ def _wrong(facts: Facts) -> Iterator[str]:
         yield f"{count} file{_s(count)} could not be sent: `pisyncctl failures` says why"
 
 
+# Trouble of the way that does not pass by itself.
+_FOR_A_PERSON = ("token-refused", "storage-full", "storage-error")
 _INOTIFY_HINT = "raise fs.inotify.max_user_watches with sysctl; until then changes are found by looking again and again"
 
 
@@ -100,6 +105,8 @@ def _remarks(facts: Facts) -> Iterator[str]:
     for root in facts.roots:
         if root.state == "waiting":
             yield f"{root.path} is not there; it is waited for ({root.detail or 'is the disk plugged in?'})"
+    if facts.link.fault_code and facts.link.fault_code not in _FOR_A_PERSON:
+        yield f"the last attempt failed ({facts.link.backoff_reason}); {facts.link.fault_hint or 'it is tried again'}"
     postponed = sum(1 for failure in facts.failures if not failure.final)
     if postponed:
         yield f"{postponed} file{_s(postponed)} will be tried again by themselves; `pisyncctl retry all` does it now"

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from pisyncd.gateway.ports import LinkView, RootView
 
-Verdict = Literal["ok", "sending", "offline", "paused", "attention"]
+Verdict = Literal["ok", "sending", "waiting", "offline", "paused", "attention"]
 
 
 class Backlog(Struct, frozen=True, kw_only=True):

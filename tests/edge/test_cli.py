@@ -71,7 +71,8 @@ def test_a_missing_token_is_78_and_says_how_to_get_one(config: Path, command: st
     (config.parent / "token").unlink()
     said = pisyncd(command, "--config", str(config))
     assert said.returncode == 78
-    assert "pisync-cloud enroll" in said.stderr
+    assert "pisync-cloud enroll pibox-1" in said.stderr
+    assert "all is right" not in said.stdout
 
 
 def test_a_bad_variable_is_78(config: Path) -> None:

@@ -100,6 +100,11 @@ async def test_a_transfer_that_ended_meanwhile_is_left_out(rig: Rig) -> None:
         (LinkView(state="limited", reason="no answer"), "offline", "the cloud does not answer"),
         (LinkView(state="portal", reason="a stranger", portal_url="http://p.example/"), "attention", "login page"),
         (LinkView(state="full", reason="proven"), "ok", "online"),
+        (
+            LinkView(state="full", reason="proven", fault_code="token-refused", fault_hint="enroll it again"),
+            "attention",
+            "1 thing needs attention",
+        ),
     ],
 )
 async def test_offline_is_no_fault_but_a_portal_needs_a_person(
@@ -111,6 +116,16 @@ async def test_offline_is_no_fault_but_a_portal_needs_a_person(
     assert body["link"]["portal_url"] == link.portal_url
     if link.portal_url:
         assert any(link.portal_url in line for line in body["advice"])
+
+
+async def test_a_cloud_that_asks_to_wait_is_neither_sending_nor_a_fault(rig: Rig) -> None:
+    busy = LinkView(state="full", reason="proven", backoff_s=90.0, backoff_reason="503", fault_code="cloud-busy")
+    rig.memory.link_now = busy
+    assert (await get(rig, "/status"))["verdict"] == "ok"
+    await rig.offer(b"a")
+    body = await get(rig, "/status")
+    assert body["verdict"] == "waiting"
+    assert "503" in body["advice"][0]
 
 
 async def test_what_is_wrong_comes_with_what_to_do(rig: Rig) -> None:
