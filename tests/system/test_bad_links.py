@@ -52,7 +52,7 @@ def test_answers_that_are_cut_short(shared_cloud: Cloud, link: FaultyLink, make_
 def test_a_stalled_link(shared_cloud: Cloud, link: FaultyLink, make_device: MakeDevice) -> None:
     device = make_device(shared_cloud, link=link, settings={"transfer": {"stall_s": 1}, "probe": {"timeout_s": 1}})
     trees.write(judge.learning(device), trees.small(5, largest=900_000))
-    link.when_sent(200_000, lambda: link._flowing.clear())
+    link.stall_after(200_000)
     device.start()
     until("the link has stalled", lambda: link.up_bytes >= 200_000)
     until("the daemon has noticed", lambda: device.status()["link"]["state"] != "full")

@@ -32,7 +32,7 @@ SETTINGS = {
 # What a restart says beside the content: probes, questions for offsets, reports.
 WORDS_PER_START = 6_000
 # Heads of requests and of the bundle's entries, as a share of the content.
-HEADS = 0.12
+HEADS = 0.06
 
 
 def tree(seed: int) -> dict[bytes, bytes]:

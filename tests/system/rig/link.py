@@ -141,6 +141,10 @@ class FaultyLink:
         """Let no byte through, but keep connections open."""
         self._set(self._flowing.clear)
 
+    def stall_after(self, up_bytes: int) -> None:
+        """Let no byte through after this many more have gone towards the cloud."""
+        self.when_sent(up_bytes, self._flowing.clear)
+
     def resume(self) -> None:
         """End a stall."""
         self._set(self._flowing.set)
@@ -224,7 +228,7 @@ class FaultyLink:
         self.connections += 1
         try:
             await self._serve(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError):
             _abort(writer)
         finally:
             self._pairs.discard(writer)
