@@ -14,7 +14,8 @@ from cloud.flows import identity
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.ingest import Ingest, drop_old_batches
-from cloud.flows.uploads import Policy, Uploads
+from cloud.flows.terms import Policy
+from cloud.flows.uploads import Uploads
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database

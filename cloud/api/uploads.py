@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 
 from cloud.api import access, answers
 from cloud.api.body import Body, encoding_of, expected
-from cloud.flows.uploads import Plan, Request, Standing
+from cloud.flows.terms import Plan, Request, Standing
 from cloud.rules import bundle, refusals, tus
 from cloud.rules.problems import Refusal
 from cloud.services import SERVICES

@@ -7,26 +7,24 @@ upload is open its SHA-256 is carried along in memory, so that a whole file is r
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Literal
 
 import structlog
 
-from cloud.flows import unpack
 from cloud.flows.finishing import Finishing
+from cloud.flows.intake import Intake
 from cloud.flows.locks import Preempted, UploadLocks
 from cloud.flows.offsets import Offsets
-from cloud.flows.publish import Publisher, Threads, to_the_end
-from cloud.flows.receive import BodyBroken, BodyTooLong, ChecksumMismatch, Digest, End, Receiver, Source
+from cloud.flows.publish import Publisher, Threads
+from cloud.flows.receive import Digest
+from cloud.flows.terms import Plan, Policy, Request, Standing, ended
 from cloud.rules import refusals, tus
 from cloud.store import uploads as rows
 from cloud.store.blobs import BlobStore, StorageFull
-from cloud.store.db import Database
+from cloud.store.db import Database, Row
 from cloud.store.uploads import Outcome, UploadRow
 from pisyncd.core.errors import PiSyncError
 
@@ -37,49 +35,6 @@ SMALL_BYTES = 1 << 20
 TOUCH_EVERY_MS = 24 * 3_600_000
 PARTS_KEPT_MS = 24 * 3_600_000
 RECOVER_PAGE = 500
-
-Stage = Literal["receiving", "verifying", "published", "partial", "refused"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """Bounds: bytes of one upload, how long unfinished and ended uploads are kept, how long an answer may wait."""
-
-    upload_bytes_max: int
-    keep_ms: int
-    answer_s: float = 20.0
-    unpack: unpack.Limits = field(default_factory=unpack.Limits)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a client announces. `length` is None when it is deferred or follows from the parts."""
-
-    length: int | None
-    intent: tus.Intent
-    concat: tus.Concat | None = None
-    metadata: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A body that comes with a request, and how it is to be read. `declared` is its size in bytes when known."""
-
-    body: Source
-    declared: int | None = None
-    checksum: tus.Checksum | None = None
-    encoding: str = "identity"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """Where an upload stands."""
-
-    upload: UploadRow
-    offset: int
-    stage: Stage
-    error_code: str | None = None
-    entries: tuple[int, int, int] = (0, 0, 0)
 
 
 class Uploads:
@@ -93,6 +48,7 @@ class Uploads:
         self.threads = Threads(THREADS)
         self._locks = UploadLocks()
         self._offsets = Offsets(blobs, self.threads)
+        self._intake = Intake(blobs, self.threads, self._offsets, policy.upload_bytes_max)
         self._publisher = Publisher(
             db, blobs, self.threads, limits=policy.unpack, keep_ms=policy.keep_ms, now_ms=now_ms
         )
@@ -118,7 +74,7 @@ class Uploads:
         if plan.intent.reuse and upload.role == "whole":
             outcome = await self._publisher.reuse(upload)
             if outcome is not None:
-                return _ended(upload, outcome)
+                return ended(upload, outcome)
         if request is None and (upload.length_bytes != 0 or upload.role == "part"):
             await self._insert(upload)
             return Standing(upload=upload, offset=0, stage="receiving")
@@ -157,7 +113,7 @@ class Uploads:
             digest: Digest | None = hashlib.sha256()
             offset = 0
             if request is not None:
-                offset, digest = await self._take_in(upload, 0, digest, request)
+                offset, digest = await self._intake.take_in(upload, 0, digest, request)
             if upload.role == "whole" and offset == upload.length_bytes:
                 finishing = self._finishing.start(upload, digest, new=new)
                 # Without a row nobody could ask again later, so this answer waits until the end.
@@ -217,7 +173,7 @@ class Uploads:
             if upload.state != "receiving" or upload_id in self._finishing:
                 await _expect_nothing(current, request)
             else:
-                await self._take_in(upload, current, digest, request)
+                await self._intake.take_in(upload, current, digest, request)
                 await self._touch(upload)
             finishing = self._finish_if_whole(upload)
         return await self._settle(upload, finishing)
@@ -241,53 +197,6 @@ class Uploads:
         async with self._db.transaction() as tx:
             await rows.set_length(tx, upload.id, length)
         return await self._mine(upload.dk, upload.id)
-
-    async def _take_in(
-        self, upload: UploadRow, offset: int, digest: Digest | None, request: Request
-    ) -> tuple[int, Digest | None]:
-        room = (self.policy.upload_bytes_max if upload.length_bytes is None else upload.length_bytes) - offset
-        if request.encoding == "identity" and request.declared is not None and request.declared > room:
-            raise refusals.too_long(offset)
-        with Receiver(
-            self.blobs,
-            upload.id,
-            offset=offset,
-            room=room,
-            digest=digest,
-            checksum=request.checksum,
-            encoding=request.encoding,
-        ) as receiver:
-            try:
-                end = await to_the_end(self._receive(receiver, request.body), request.body.stop)
-            finally:
-                self._offsets.remember(upload.id, receiver)
-        if end is not End.WHOLE:
-            log.info("upload.cut", upload=upload.id, offset=receiver.offset, bytes=receiver.taken, end=end.value)
-            how = {End.CUT: refusals.cut, End.STALLED: refusals.stalled, End.STOPPED: refusals.preempted}
-            raise how[end](receiver.offset)
-        return receiver.offset, receiver.digest
-
-    async def _receive(self, receiver: Receiver, body: Source) -> End:
-        run = self.threads.run
-        try:
-            while True:
-                chunks = await body.take()
-                end = body.end
-                if end is not None:
-                    await run(receiver.last, chunks, end)
-                    return end
-                await run(receiver.feed, chunks)
-        except ChecksumMismatch:
-            raise refusals.mismatch(await run(receiver.abandon)) from None
-        except BodyTooLong:
-            raise refusals.too_long(await run(receiver.abandon)) from None
-        except BodyBroken as fault:
-            raise refusals.broken(await run(receiver.abandon), str(fault)) from None
-        except StorageFull as full:
-            with contextlib.suppress(StorageFull):
-                await run(receiver.keep)
-            log.warning("storage.filled", offset=receiver.offset)
-            raise refusals.storage_full(receiver.offset, full.retry_after_s) from full
 
     async def _touch(self, upload: UploadRow) -> None:
         expires = self._now_ms() + self.policy.keep_ms
@@ -352,12 +261,21 @@ class Uploads:
         while True:
             async with self._db.reading() as tx:
                 page = await rows.receiving(tx, after, RECOVER_PAGE)
-            for each in page:
-                after = (each["created_at_ms"], each["id"])
-                if not self._locks.held(each["id"]):
-                    finished += await self._recover(each["id"])
+            for upload_id in await self.threads.run(self._whole, page):
+                if not self._locks.held(upload_id):
+                    finished += await self._recover(upload_id)
+            if page:
+                after = (page[-1]["created_at_ms"], page[-1]["id"])
             if len(page) < RECOVER_PAGE:
                 return finished
+
+    def _whole(self, page: Sequence[Row]) -> list[str]:
+        """Which uploads seem to have all their bytes, from the sizes alone."""
+        return [
+            row["id"]
+            for row in page
+            if row["role"] == "final" or (row["role"] == "whole" and row["length_bytes"] in self.blobs.sizes(row["id"]))
+        ]
 
     async def _recover(self, upload_id: str) -> bool:
         async with self._hold(upload_id):
@@ -417,7 +335,7 @@ class Uploads:
             except StorageFull as full:
                 raise refusals.storage_full(whole, full.retry_after_s) from full
             self._offsets.forget(upload.id)
-            return _ended(upload, outcome)
+            return ended(upload, outcome)
         if upload.state == "receiving":
             return Standing(upload=upload, offset=await self._offsets.peek(upload), stage="receiving")
         assert upload.state != "ended"
@@ -436,13 +354,3 @@ async def _expect_nothing(offset: int, request: Request) -> None:
         return
     if request.declared != 0:
         raise refusals.too_long(offset)
-
-
-def _ended(upload: UploadRow, outcome: Outcome) -> Standing:
-    return Standing(
-        upload=upload,
-        offset=upload.length_bytes or 0,
-        stage=outcome.state,
-        error_code=outcome.error_code,
-        entries=(outcome.published, outcome.reused, len(outcome.refusals)),
-    )

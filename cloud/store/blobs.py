@@ -106,6 +106,14 @@ class BlobStore:
         except FileNotFoundError:
             return None
 
+    def sizes(self, upload: str) -> tuple[int, int | None]:
+        """The sizes of what is written of an upload, durable or not, and of what was moved to the contents."""
+        try:
+            written = self.upload_path(upload).stat().st_size
+        except FileNotFoundError:
+            written = 0
+        return written, self.moved_bytes(upload)
+
     def append(self, upload: str, offset: int) -> Appender:
         """Opens an upload for writing at `offset`; what lies beyond it is forgotten."""
         return Appender(self, self.upload_path(upload), offset)

@@ -10,7 +10,7 @@ import pytest
 from backports import zstd
 
 from cloud.flows import unpack
-from cloud.flows.uploads import Policy
+from cloud.flows.terms import Policy
 from pisyncd.core import wire
 from tests.cloud.conftest import Cloud
 from tests.cloud.tus_helpers import Device, Reply, bundle_of, member, reused, sha256, tar_of
