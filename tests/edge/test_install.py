@@ -20,17 +20,28 @@ UNIT = ROOT / "systemd/pisyncd.service"
 EXPOSURE_MAX = 2.0
 
 
-def install(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(SCRIPT), *arguments], capture_output=True, text=True, env={**os.environ, **(environ or {})}, timeout=280
-    )
+def install(*arguments: str, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(script), *arguments], capture_output=True, text=True, timeout=280)
 
 
 @pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that nobody edits meanwhile; its script."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("pisyncd", "cloud", "config", "systemd"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "vendor"))
+    for name in ("pyproject.toml", "requirements.lock", "README.md"):
+        shutil.copy(ROOT / name, copy / name)
+    (copy / "scripts").mkdir()
+    shutil.copy(SCRIPT, copy / "scripts/install-pi")
+    return copy / "scripts/install-pi"
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory, checkout: Path) -> Iterator[Path]:
     """A root into which the program was installed once."""
     root = tmp_path_factory.mktemp("stage")
-    said = install("--root", str(root), "--cloud", "https://cloud.example.org", "--watch", "/srv/it's")
+    said = install("--root", str(root), "--cloud", "https://cloud.example.org", "--watch", "/srv/it's", script=checkout)
     assert said.returncode == 0, said.stderr
     assert "installing the program" in said.stdout
     yield root
@@ -97,12 +108,12 @@ def test_the_device_carries_nothing_of_the_clouds_libraries(stage: Path) -> None
     assert not names & {"asyncpg", "jinja2", "rich", "pytest"}
 
 
-def test_again_changes_nothing_and_keeps_what_a_person_wrote(stage: Path) -> None:
+def test_again_changes_nothing_and_keeps_what_a_person_wrote(stage: Path, checkout: Path) -> None:
     (stage / "etc/pisyncd/pisyncd.yaml").write_text("cloud: {url: https://mine.example.org}\nwatch: [{path: /srv/a}]\n")
     (stage / "etc/pisyncd/token").write_text("mine\n")
     (stage / "etc/pisyncd/token").chmod(0o644)
     before = files(stage)
-    said = install("--root", str(stage), "--cloud", "https://other.example.org", "--watch", "/srv/b")
+    said = install("--root", str(stage), "--cloud", "https://other.example.org", "--watch", "/srv/b", script=checkout)
     assert said.returncode == 0, said.stderr
     assert "is up to date" in said.stdout
     assert "kept /etc/pisyncd/pisyncd.yaml" in said.stdout
@@ -111,20 +122,20 @@ def test_again_changes_nothing_and_keeps_what_a_person_wrote(stage: Path) -> Non
     assert files(stage) == before
 
 
-def test_a_half_installed_program_is_made_anew_and_an_old_one_goes(stage: Path) -> None:
+def test_a_half_installed_program_is_made_anew_and_an_old_one_goes(stage: Path, checkout: Path) -> None:
     venv = (stage / "opt/pisync/venv").resolve()
     (venv / "complete").unlink()
     old = stage / "opt/pisync/venv-0123456789abcdef"
     old.mkdir()
-    said = install("--root", str(stage))
+    said = install("--root", str(stage), script=checkout)
     assert said.returncode == 0, said.stderr
     assert (venv / "complete").exists()
     assert not old.exists()
 
 
-def test_a_token_is_copied_for_root_alone(stage: Path, tmp_path: Path) -> None:
+def test_a_token_is_copied_for_root_alone(stage: Path, tmp_path: Path, checkout: Path) -> None:
     (tmp_path / "token").write_text("fresh\n")
-    said = install("--root", str(stage), "--token", str(tmp_path / "token"))
+    said = install("--root", str(stage), "--token", str(tmp_path / "token"), script=checkout)
     assert said.returncode == 0, said.stderr
     token = stage / "etc/pisyncd/token"
     assert (token.read_text(), mode(token)) == ("fresh\n", 0o600)
