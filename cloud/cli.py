@@ -6,19 +6,36 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from cloud import config
 from cloud.config import Settings
+from cloud.dashboard import terminal
 from cloud.flows import identity
 from cloud.rules.access import ROLES
+from cloud.rules.problems import Refusal
 from cloud.services import wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
-from pisyncd.core.errors import FatalError, PermanentError, PiSyncError, TransientError
+from cloud.store.drivers import is_postgres_url, sqlite_path
+from pisyncd.core.errors import ConfigError, FatalError, PermanentError, PiSyncError, TransientError
+
+COUNT_MAX = 1_000_000
 
 Command = Callable[[Settings, argparse.Namespace], Awaitable[None]]
+
+
+@asynccontextmanager
+async def _existing(settings: Settings) -> AsyncIterator[Database]:
+    """A database that is there already: a mistyped --data must not become a new, empty one."""
+    url = settings.database_url
+    if not is_postgres_url(url) and not sqlite_path(url).exists():
+        raise ConfigError(f"there is no database at {url}", hint="say where by --data DIR or --database URL")
+    async with store.opened(url) as db:
+        yield db
 
 
 async def _with_db(settings: Settings, work: Callable[[Database], Awaitable[str]]) -> None:
@@ -39,11 +56,12 @@ async def _enroll(settings: Settings, args: argparse.Namespace) -> None:
 
 async def _rotate(settings: Settings, args: argparse.Namespace) -> None:
     keep_s = args.keep_old_hours * 3600
-    await _with_db(settings, lambda db: identity.rotate(db, args.device_id, wall_ms(), keep_old_s=keep_s))
+    async with _existing(settings) as db:
+        print(await identity.rotate(db, args.device_id, wall_ms(), keep_old_s=keep_s))
 
 
 async def _revoke(settings: Settings, args: argparse.Namespace) -> None:
-    async with store.opened(settings.database_url) as db:
+    async with _existing(settings) as db:
         await identity.revoke(db, args.device_id, wall_ms())
     print(f"{args.device_id} is shut out; its files and history stay", file=sys.stderr)
 
@@ -53,9 +71,37 @@ async def _key_create(settings: Settings, args: argparse.Namespace) -> None:
 
 
 async def _key_revoke(settings: Settings, args: argparse.Namespace) -> None:
-    async with store.opened(settings.database_url) as db:
+    async with _existing(settings) as db:
         await identity.revoke_key(db, args.name, wall_ms())
     print(f"the key {args.name} is ended", file=sys.stderr)
+
+
+async def _key_list(settings: Settings, args: argparse.Namespace) -> None:
+    async with _existing(settings) as db:
+        await terminal.keys(db, json=args.json)
+
+
+async def _devices(settings: Settings, args: argparse.Namespace) -> None:
+    async with _existing(settings) as db:
+        await terminal.devices(db, limit=args.limit, json=args.json)
+
+
+async def _failures(settings: Settings, args: argparse.Namespace) -> None:
+    threshold = settings.failures_listed_above if args.threshold is None else args.threshold
+    async with _existing(settings) as db:
+        await terminal.failures(db, threshold=threshold, consecutive=args.consecutive, limit=args.limit, json=args.json)
+
+
+async def _history(settings: Settings, args: argparse.Namespace) -> None:
+    async with _existing(settings) as db:
+        await terminal.history(db, args.device_id, limit=args.limit, json=args.json)
+
+
+def _whole(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+    if not 0 <= value <= COUNT_MAX:
+        raise argparse.ArgumentTypeError(f"a whole number from 0 to {COUNT_MAX}")
+    return value
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,40 +109,49 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, help="YAML file with settings")
     common.add_argument("--data", help="directory of the service's data")
     common.add_argument("--database", metavar="URL", help="postgresql://... instead of the SQLite file in --data")
+    listing = argparse.ArgumentParser(add_help=False)
+    listing.add_argument("--json", action="store_true", help="one JSON object per line")
+    listing.add_argument("--limit", type=_whole, default=50, help="at most so many (default 50)")
     parser = argparse.ArgumentParser(prog="pisync-cloud", description="The cloud of PiSync.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    serve = verbs.add_parser("serve", parents=[common], help="run the service until SIGTERM")
-    serve.add_argument("--host")
-    serve.add_argument("--port")
+    def verb(name: str, command: Command, text: str, *more: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, parents=[common, *more], help=text, description=text)
+        made.set_defaults(command=command)
+        return made
+
+    serve = verb("serve", _serve, "run the service until SIGTERM")
+    serve.add_argument("--host", help="where to listen (default 127.0.0.1)")
+    serve.add_argument("--port", help="0 takes a free one (default 8080)")
     serve.add_argument(
-        "--open-dashboard", action="store_const", const="true", help="pages without a key; loopback only"
+        "--open-dashboard", action="store_const", const="true", help="pages without a key; on loopback only"
     )
-    serve.set_defaults(command=_serve)
-
-    enroll = verbs.add_parser("enroll", parents=[common], help="let a device in; prints its token")
-    enroll.add_argument("device_id")
-    enroll.set_defaults(command=_enroll)
-
-    rotate = verbs.add_parser("rotate", parents=[common], help="give a device a new token; prints it")
+    verb("enroll", _enroll, "let a device in; prints its token").add_argument("device_id")
+    rotate = verb("rotate", _rotate, "give a device a new token; prints it")
     rotate.add_argument("device_id")
-    rotate.add_argument("--keep-old-hours", type=int, default=0, help="let the old token work for so long (default 0)")
-    rotate.set_defaults(command=_rotate)
+    rotate.add_argument("--keep-old-hours", type=_whole, default=0, help="how long the old one still works (default 0)")
+    verb("revoke", _revoke, "shut a device out; its files and history stay").add_argument("device_id")
+    verb("devices", _devices, "list devices, the one last heard of first", listing)
+    failures = verb("failures", _failures, "list devices with repeated failures, worst first", listing)
+    failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
+    failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
+    verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id")
+    _key_parser(verbs, common, listing)
+    return parser
 
-    revoke = verbs.add_parser("revoke", parents=[common], help="shut a device out")
-    revoke.add_argument("device_id")
-    revoke.set_defaults(command=_revoke)
 
+def _key_parser(verbs: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
     key = verbs.add_parser("key", help="keys for people and programs")
     keys = key.add_subparsers(dest="key_verb", required=True, metavar="COMMAND")
     create = keys.add_parser("create", parents=[common], help="make a key; prints it")
     create.add_argument("name")
     create.add_argument("--role", choices=ROLES, required=True)
     create.set_defaults(command=_key_create)
-    end = keys.add_parser("revoke", parents=[common], help="end a key")
+    end = keys.add_parser("revoke", parents=[common], help="end a key and the sessions that began with it")
     end.add_argument("name")
     end.set_defaults(command=_key_revoke)
-    return parser
+    shown = keys.add_parser("list", parents=[common, listing], help="list keys; their secrets are not kept")
+    shown.set_defaults(command=_key_list)
 
 
 _FLAGS = ("data", "database", "host", "port", "open_dashboard")
@@ -112,6 +167,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PiSyncError as error:
         print(f"pisync-cloud: {error.detail}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
         return _exit_code(error)
+    except BrokenPipeError:
+        # The reader of a list has enough; without this Python complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         print(f"pisync-cloud: {error}", file=sys.stderr)
         return 75
@@ -125,4 +183,4 @@ def _exit_code(error: PiSyncError) -> int:
         return error.exit_code
     if isinstance(error, TransientError):
         return 75
-    return 1 if isinstance(error, PermanentError) else 70
+    return 1 if isinstance(error, PermanentError | Refusal) else 70

@@ -84,12 +84,13 @@ async def get_repeated_failures(request: web.Request) -> web.Response:
         )
     return answers.ok(
         request,
-        [_failure(row) for row in rows[: page.limit]],
+        [failure(row) for row in rows[: page.limit]],
         pagination=answers.pagination(page.number, page.limit, total, None),
     )
 
 
-def _failure(row: Row) -> FailureOut:
+def failure(row: Row) -> FailureOut:
+    """A row of the repeated failures."""
     at = answers.time_or_none
     return FailureOut(
         device_id=row["device_id"],

@@ -16,11 +16,16 @@ def is_postgres_url(url: str) -> bool:
     return url.startswith(("postgres://", "postgresql://"))
 
 
+def sqlite_path(url: str) -> Path:
+    """'sqlite:///var/lib/x.db' or a plain path -> the path."""
+    return Path(url.removeprefix("sqlite://"))
+
+
 async def connect(url: str) -> Database:
     """Opens `postgresql://...`, `sqlite:///path` or a path. The schema is not touched."""
     if is_postgres_url(url):
         return await open_postgres(url)
-    return await open_sqlite(Path(url.removeprefix("sqlite://")))
+    return await open_sqlite(sqlite_path(url))
 
 
 @asynccontextmanager
