@@ -11,11 +11,11 @@ from cloud.flows.receive import End
 from cloud.rules import tus
 from cloud.rules.problems import Refusal
 
-BUFFER_BYTES = 4 << 20
+BUFFER_BYTES = 2 << 20
 
 
 class Body:
-    """Reads ahead up to 4 MiB while the bytes before are written. `end` is None until the body has ended."""
+    """Reads ahead up to 2 MiB while the bytes before are written. `end` is None until the body has ended."""
 
     def __init__(self, request: web.Request, *, stall_s: float) -> None:
         self._request = request

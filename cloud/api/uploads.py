@@ -193,9 +193,15 @@ async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
         response.headers["Tus-Checksum-Algorithm"] = ",".join(tus.CHECKSUMS)
 
 
+async def _drain(app: web.Application) -> None:
+    """A slow body must not hold up the stop of the service."""
+    app[SERVICES].uploads.drain()
+
+
 def setup(app: web.Application) -> None:
     """Adds the routes."""
     app.on_response_prepare.append(_stamp)
+    app.on_shutdown.append(_drain)
     for path in (ROOT, f"{ROOT}/"):
         app.router.add_route("OPTIONS", path, options)
         app.router.add_route("POST", path, create, expect_handler=expected)

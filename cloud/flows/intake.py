@@ -25,10 +25,20 @@ class Intake:
         self._threads = threads
         self._offsets = offsets
         self._bytes_max = bytes_max
+        self._live: set[Source] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """The service stops: bodies end where they are, what arrived is kept, and no new ones are taken."""
+        self._draining = True
+        for body in tuple(self._live):
+            body.stop()
 
     async def take_in(
         self, upload: UploadRow, offset: int, digest: Digest | None, request: Request
     ) -> tuple[int, Digest | None]:
+        if self._draining:
+            raise refusals.stopping(offset)
         room = (self._bytes_max if upload.length_bytes is None else upload.length_bytes) - offset
         if request.encoding == "identity" and request.declared is not None and request.declared > room:
             raise refusals.too_long(offset)
@@ -41,12 +51,16 @@ class Intake:
             checksum=request.checksum,
             encoding=request.encoding,
         ) as receiver:
+            self._live.add(request.body)
             try:
                 end = await to_the_end(self._receive(receiver, request.body), request.body.stop)
             finally:
+                self._live.discard(request.body)
                 self._offsets.remember(upload.id, receiver)
         if end is not End.WHOLE:
             log.info("upload.cut", upload=upload.id, offset=receiver.offset, bytes=receiver.taken, end=end.value)
+            if self._draining:
+                raise refusals.stopping(receiver.offset)
             how = {End.CUT: refusals.cut, End.STALLED: refusals.stalled, End.STOPPED: refusals.preempted}
             raise how[end](receiver.offset)
         return receiver.offset, receiver.digest

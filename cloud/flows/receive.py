@@ -263,8 +263,13 @@ class Receiver:
 
     def keep(self) -> int:
         """The body was cut: makes durable what arrived and gives the new offset. Held bytes are not kept."""
-        if self._appender is not None and self._appender.offset != self._appender.committed:
-            self._appender.commit()
+        if not self.settled and self._appender is not None:
+            try:
+                self._appender.commit()
+            except BaseException:
+                # After a sync that failed nobody knows which of these bytes reached the disk.
+                self.abandon()
+                raise
         return self.offset
 
     def abandon(self) -> int:

@@ -54,6 +54,10 @@ class Uploads:
         )
         self._finishing = Finishing(self._publisher)
 
+    def drain(self) -> None:
+        """The service is about to stop: ends the bodies that are being received; what arrived is kept."""
+        self._intake.drain()
+
     async def close(self) -> None:
         """Waits for uploads that are being finished; what is cut off is finished after the next start."""
         await self._finishing.close(self.policy.answer_s)

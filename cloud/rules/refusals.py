@@ -60,6 +60,17 @@ def preempted(offset: int | None = None) -> Refusal:
     )
 
 
+def stopping(offset: int) -> Refusal:
+    """503: the service stops; what arrived counts."""
+    return Refusal(
+        503,
+        "service-stopping",
+        "the cloud is being restarted",
+        hint="go on from the offset in a moment",
+        headers={**_at(offset), "Retry-After": "2"},
+    )
+
+
 def cut(offset: int) -> Refusal:
     """400: the body ended early; what arrived counts."""
     return Refusal(400, "body-cut", "the body ended early", hint="go on from the offset", headers=_at(offset))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import json
 import os
@@ -210,6 +211,35 @@ async def test_a_restart_goes_on_from_the_disk(lite: Device, start_cloud: StartC
     assert (await again.head(at)).offset == 500_000
     assert (await again.patch(at, 500_000, data[500_000:])).state == "published"
     assert (await again.download("r/x")).body == data
+
+
+async def test_a_stop_of_the_service_ends_bodies_and_keeps_them(lite: Device) -> None:
+    at = (await lite.create(100, path=b"r/x")).headers["Location"]
+    wire = await lite.patching(at, 0, 100)
+    await wire.write(b"hello")
+    await until(lambda: asyncio.sleep(0, _size(lite, at) == 5))
+    uploads_of(lite).drain()
+    answer = await wire.answer()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"upload-offset: 5\r\n" in answer.lower()
+    assert (await lite.head(at)).offset == 5
+    late = await lite.patch(at, 5, b"more")
+    assert (late.status, late.code, late.headers["Retry-After"]) == (503, "service-stopping", "2")
+
+
+async def test_a_sync_that_fails_promises_nothing(lite: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(5000)
+    at = (await lite.create(len(data), path=b"r/x", sha256=sha256(data).encode())).headers["Location"]
+    await lite.patch(at, 0, data[:1000])
+
+    def fails(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    assert (await lite.patch(at, 1000, data[1000:])).status == 507
+    monkeypatch.undo()
+    assert (await lite.head(at)).offset == 1000 == _size(lite, at)
+    assert (await lite.patch(at, 1000, data[1000:])).state == "published"
 
 
 class PowerCut(Exception):
