@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks import daemon, ingest, transfers
-from benchmarks.result import Result, Skipped
+from benchmarks.result import Options, Result, Skipped
 
-BENCHMARKS: dict[str, Callable[[bool], Iterator[Result | Skipped]]] = {
+BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "edge-cases": ingest.edge_cases,
     "history": ingest.history,
     "repeated-failures": ingest.repeated_failures,
@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="print the names and what each measures")
     parser.add_argument("--install", action="store_true", help="get the tools to compare with from Debian first (root)")
     parser.add_argument("--thorough", action="store_true", help="more rounds and more tools to compare with")
+    parser.add_argument("--alone", action="store_true", help="measure PiSync only")
     return parser
 
 
@@ -61,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if arguments.install and _install() != 0:
         return 3
+    options = Options(thorough=arguments.thorough, alone=arguments.alone)
     worst = 0
     for name in arguments.names or BENCHMARKS:
         print(f"bench: {name}", file=sys.stderr)
         try:
-            for line in BENCHMARKS[name](arguments.thorough):
+            for line in BENCHMARKS[name](options):
                 print(line.line(), flush=True)
                 if isinstance(line, Result) and line.passed is False:
                     worst = max(worst, 1)

@@ -19,7 +19,7 @@ from rig.wait import DeadlinePassedError, until
 
 from benchmarks import ours, trees
 from benchmarks.ground import Ground, loopback
-from benchmarks.result import Result, Skipped
+from benchmarks.result import Options, Result, Skipped
 from benchmarks.syncthing import SYNCTHING, complete, pair
 
 Line = Result | Skipped
@@ -38,7 +38,7 @@ def _watch_idle(pid: int) -> tuple[float, float]:
     return memory_mb(pid)[0], used
 
 
-def idle(thorough: bool) -> Iterator[Line]:
+def idle(options: Options) -> Iterator[Line]:
     """5,000 files watched, everything delivered, nothing to do."""
     with loopback() as ground:
         trees.lan(ground.source, 5_000, 20_000_000)
@@ -73,7 +73,7 @@ def idle(thorough: bool) -> Iterator[Line]:
             limit=IDLE_CPU_S_MAX,
             details=details,
         )
-        if thorough:
+        if options.thorough and not options.alone:
             yield from _syncthing_idle(ground, resident, cpu_s)
 
 
@@ -118,9 +118,9 @@ def _arrivals(folder: Path, arrived: Callable[[str], bool], rounds: int) -> list
     return times
 
 
-def latency(thorough: bool) -> Iterator[Line]:
+def latency(options: Options) -> Iterator[Line]:
     """A 1 KB file, from its close until the cloud shows it; debounce 0.5 s."""
-    rounds = 100 if thorough else 40
+    rounds = 100 if options.thorough else 40
     with loopback() as ground:
         with ours.pair(ground, settings={"settle": {"debounce_s": 0.5}}) as (cloud, device):
             device.start()
@@ -140,6 +140,8 @@ def latency(thorough: bool) -> Iterator[Line]:
             limit=1.0,
             details={"median_s": round(sorted(times)[len(times) // 2], 3), "rounds": rounds, "debounce_s": 0.5},
         )
+        if options.alone:
+            return
         for tool, measure in (("syncthing", _syncthing_latency), ("lsyncd", _lsyncd_latency)):
             if shutil.which(tool) is None:
                 yield Skipped(benchmark="latency", tool=tool, reason=f"{tool} is not installed")
@@ -157,7 +159,7 @@ def latency(thorough: bool) -> Iterator[Line]:
 def _syncthing_latency(ground: Ground, rounds: int) -> list[float]:
     folder, copy = ground.scratch("syncthing-folder"), ground.scratch("syncthing-copy")
     (folder / "first").write_bytes(b"first")
-    _, far = pair(ground, folder, copy, delay_s=0.5)
+    _, far = pair(ground, folder, copy, delay_s=1)
     until("syncthing works", complete(far, 1), within_s=120)
     return _arrivals(folder, lambda name: (copy / name).exists(), rounds)
 
@@ -243,9 +245,9 @@ def _versions(cloud: Cloud, work: Path, device: Device, wanted: int) -> list[boo
     return judged
 
 
-def sqlite_copies(thorough: bool) -> Iterator[Line]:
+def sqlite_copies(options: Options) -> Iterator[Line]:
     """Copies of a WAL database that a writer changes all the time: how many are sound."""
-    wanted = 30 if thorough else 15
+    wanted = 30 if options.thorough else 15
     with loopback() as ground:
         database = ground.source / "learning.db"
         settings = {"settle": {"debounce_s": 0.2, "force_s": 1}, "backoff": {"item_base_s": 0.2, "item_cap_s": 1}}
@@ -262,6 +264,8 @@ def sqlite_copies(thorough: bool) -> Iterator[Line]:
                 limit=wanted,
                 details={"bytes": database.stat().st_size},
             )
+            if options.alone:
+                return
             if shutil.which("rsync") is None:
                 yield Skipped(benchmark="sqlite-copies", tool="rsync", reason="rsync is not installed")
                 return
@@ -280,7 +284,7 @@ def _rsync_copies(ground: Ground, wanted: int) -> list[bool]:
     return judged
 
 
-def big_file(thorough: bool) -> Iterator[Line]:
+def big_file(options: Options) -> Iterator[Line]:
     """One file of 5 GB: the daemon's highest resident set while it is sent."""
     size = 5_000_000_000
     with loopback() as ground:
@@ -288,7 +292,7 @@ def big_file(thorough: bool) -> Iterator[Line]:
         if free < 3 * size:
             yield Skipped(benchmark="big-file", tool="pisync", reason=f"only {free // 10**9} GB free, 15 GB are needed")
             return
-        block = os.urandom(64_000_000 if thorough else 16_000_000)
+        block = os.urandom(64_000_000 if options.thorough else 16_000_000)
         with (ground.source / "lesson.mp4").open("wb") as file:
             while file.tell() < size:
                 file.write(block[: size - file.tell()])

@@ -20,7 +20,7 @@ from rig.cloud import Cloud
 from rig.process import cpu_seconds
 
 from benchmarks import load, preload
-from benchmarks.result import Result, Skipped
+from benchmarks.result import Options, Result, Skipped
 
 Line = Result | Skipped
 
@@ -94,9 +94,9 @@ def _burst(cloud: Cloud, past: preload.Past, first_seq: int, seconds: float) -> 
     return outcome, cpu_seconds(cloud.process.pid) - before
 
 
-def sync_event(thorough: bool) -> Iterator[Line]:
+def sync_event(options: Options) -> Iterator[Line]:
     """POST /api/sync-event over 32 connections onto 1,000,000 rows; an answer is durable."""
-    seconds = 30.0 if thorough else 12.0
+    seconds = 30.0 if options.thorough else 12.0
     for dialect in ("sqlite", "postgres"):
         try:
             with _past(dialect) as (cloud, past):
@@ -178,16 +178,16 @@ def _pages(name: str, paths: dict[str, str]) -> Iterator[Line]:
             )
 
 
-def history(thorough: bool) -> Iterator[Line]:
+def history(options: Options) -> Iterator[Line]:
     """Page 1 and page 100 of a device with 10,000 events, in a database of 1,000,000."""
-    del thorough
+    del options
     base = f"/api/device/{preload.HISTORY_DEVICE}/sync-history?limit=10"
     yield from _pages("history", {"page_1": f"{base}&page=1", "page_100": f"{base}&page=100"})
 
 
-def repeated_failures(thorough: bool) -> Iterator[Line]:
+def repeated_failures(options: Options) -> Iterator[Line]:
     """The list of devices that failed more than three times, over 10,000 devices."""
-    del thorough
+    del options
     path = "/api/devices/repeated-failures"
     yield from _pages("repeated-failures", {"first_page": path, "fifty": f"{path}?limit=50"})
 
@@ -211,9 +211,9 @@ _WRONG: dict[str, bytes] = {
 }
 
 
-def edge_cases(thorough: bool) -> Iterator[Line]:
+def edge_cases(options: Options) -> Iterator[Line]:
     """The same event twice, twenty first events of a new device at once, and wrong input."""
-    del thorough
+    del options
     with tempfile.TemporaryDirectory(prefix="pisync-bench-") as work:
         cloud = Cloud(Path(work))
         cloud.start()

@@ -12,6 +12,15 @@ from typing import Any, Literal
 
 from pisyncd import __version__
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How much to do: `thorough` more rounds and tools, `alone` no other tools."""
+
+    thorough: bool = False
+    alone: bool = False
+
+
 Bound = Literal["at_most", "at_least", "equal", "none"]
 
 

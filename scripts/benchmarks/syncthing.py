@@ -59,7 +59,7 @@ class Node:
         self.id = found.group()
         self.where = ground.near if side == "near" else ground.far
 
-    def start(self, other: Node, listen_host: str | None, delay_s: float) -> None:
+    def start(self, other: Node, listen_host: str | None, delay_s: int) -> None:
         """Write the configuration and start it."""
         values = {name: quoteattr(str(value)) for name, value in self._attributes(other, delay_s).items()}
         (self.home / "config.xml").write_text(
@@ -76,7 +76,7 @@ class Node:
         )
         self.process.ready("answers", lambda: self.get("/rest/system/ping"), 60)
 
-    def _attributes(self, other: Node, delay_s: float) -> dict[str, object]:
+    def _attributes(self, other: Node, delay_s: int) -> dict[str, object]:
         return {"path": self.folder, "kind": self.kind, "delay": delay_s, "own": self.id, "other": other.id}
 
     def get(self, path: str, **query: str) -> Any:
@@ -87,7 +87,7 @@ class Node:
         ).json()
 
 
-def pair(ground: Ground, folder: Path, copy: Path, delay_s: float = 1.0) -> tuple[Node, Node]:
+def pair(ground: Ground, folder: Path, copy: Path, delay_s: int = 1) -> tuple[Node, Node]:
     """Start a sending and a receiving instance; the sender connects."""
     near = Node(ground, "near", "near", folder, "sendonly")
     far = Node(ground, "far", "far", copy, "receiveonly")

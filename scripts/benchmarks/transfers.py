@@ -11,7 +11,7 @@ from rig.wait import until
 
 from benchmarks import netem, ours, trees
 from benchmarks.ground import Ground, free_port, loopback, over
-from benchmarks.result import Result, Skipped
+from benchmarks.result import Options, Result, Skipped
 from benchmarks.syncthing import SYNCTHING
 from benchmarks.theirs import PLAIN, RCLONE, RESTIC, RSYNC, UNISON, Tool
 
@@ -21,9 +21,11 @@ MB = 1_000_000
 SENDING_MB_MAX = 80.0
 
 
-def compare(name: str, ground: Ground, tools: Sequence[Tool], our_seconds: float, patient: bool) -> Iterator[Line]:
+def compare(
+    name: str, ground: Ground, options: Options, tools: Sequence[Tool], our_seconds: float, *, patient: bool = False
+) -> Iterator[Line]:
     """Measure the others on the same tree; one that is missing or fails is named with the reason."""
-    for tool in tools:
+    for tool in () if options.alone else tools:
         missing = tool.missing()
         if missing:
             yield Skipped(benchmark=name, tool=tool.name, reason=missing)
@@ -50,7 +52,7 @@ def compare(name: str, ground: Ground, tools: Sequence[Tool], our_seconds: float
         )
 
 
-def _lan(name: str, count: int, total: int, limit_s: float, tools: Sequence[Tool]) -> Iterator[Line]:
+def _lan(name: str, count: int, total: int, limit_s: float, options: Options, tools: Sequence[Tool]) -> Iterator[Line]:
     with loopback() as ground:
         trees.lan(ground.source, count, total)
         delivery = ours.deliver(ground)
@@ -66,19 +68,19 @@ def _lan(name: str, count: int, total: int, limit_s: float, tools: Sequence[Tool
         yield Result(
             benchmark=name, metric="peak_rss", value=delivery.peak_mb, unit="MB", bound="at_most", limit=SENDING_MB_MAX
         )
-        yield from compare(name, ground, tools, delivery.seconds, patient=False)
+        yield from compare(name, ground, options, tools, delivery.seconds)
 
 
-def lan_5000(thorough: bool) -> Iterator[Line]:
+def lan_5000(options: Options) -> Iterator[Line]:
     """5,000 files, 195 MB, first time, on loopback."""
-    others = [RSYNC, PLAIN, SYNCTHING, UNISON, *([RESTIC, RCLONE] if thorough else [])]
-    yield from _lan("lan-5000", 5_000, 195 * MB, 9.0, others)
+    others = [RSYNC, PLAIN, SYNCTHING, UNISON, *([RESTIC, RCLONE] if options.thorough else [])]
+    yield from _lan("lan-5000", 5_000, 195 * MB, 9.0, options, others)
 
 
-def lan_50000(thorough: bool) -> Iterator[Line]:
+def lan_50000(options: Options) -> Iterator[Line]:
     """50,000 files, 268 MB, first time, on loopback."""
-    others = [RSYNC, PLAIN, UNISON, *([SYNCTHING, RESTIC] if thorough else [])]
-    yield from _lan("lan-50000", 50_000, 268 * MB, 45.0, others)
+    others = [RSYNC, PLAIN, UNISON, *([SYNCTHING, RESTIC] if options.thorough else [])]
+    yield from _lan("lan-50000", 50_000, 268 * MB, 45.0, options, others)
 
 
 SLOW = netem.Shape(rate_bps=1_000_000, delay_s=0.15, loss=0.01)
@@ -96,7 +98,7 @@ def _shape(shape: netem.Shape) -> dict[str, object]:
     }
 
 
-def slow_link(thorough: bool) -> Iterator[Line]:
+def slow_link(options: Options) -> Iterator[Line]:
     """129 files, 4.9 MB, at 1 Mbit/s, 300 ms and 1 % loss."""
     reason = netem.available()
     if reason:
@@ -114,11 +116,11 @@ def slow_link(thorough: bool) -> Iterator[Line]:
             limit=38.0,
             details={**_shape(SLOW), "up_stream_bytes": delivery.up_stream_bytes},
         )
-        others = [RSYNC, SYNCTHING, RESTIC, *([RCLONE] if thorough else [])]
-        yield from compare("slow-link", ground, others, delivery.seconds, patient=False)
+        others = [RSYNC, SYNCTHING, RESTIC, *([RCLONE] if options.thorough else [])]
+        yield from compare("slow-link", ground, options, others, delivery.seconds)
 
 
-def flaky_link(thorough: bool) -> Iterator[Line]:
+def flaky_link(options: Options) -> Iterator[Line]:
     """The same, down 10 s of each 30 s; the bytes are compared with those of the link that is always up."""
     reason = netem.available()
     if reason:
@@ -149,11 +151,11 @@ def flaky_link(thorough: bool) -> Iterator[Line]:
             limit=1.03,
             details={**details, "steady_bytes": steady.up_stream_bytes, "steady_seconds": round(steady.seconds, 2)},
         )
-        others = [SYNCTHING, RSYNC, RESTIC, *([RCLONE] if thorough else [])]
-        yield from compare("flaky-link", ground, others, delivery.seconds, patient=True)
+        others = [SYNCTHING, RSYNC, RESTIC, *([RCLONE] if options.thorough else [])]
+        yield from compare("flaky-link", ground, options, others, delivery.seconds, patient=True)
 
 
-def kill_resend(thorough: bool) -> Iterator[Line]:
+def kill_resend(options: Options) -> Iterator[Line]:
     """50 MB at 1 MB/s, kill -9 half way: what is sent again."""
     size = 50 * MB
     with loopback() as ground:
@@ -177,7 +179,7 @@ def kill_resend(thorough: bool) -> Iterator[Line]:
                 limit=8 * 1024 * 1024 / MB,
                 details={"bytes": size, "rate_bytes_per_s": MB, "limit_is": "one chunk of transfer.chunk_bytes_max"},
             )
-        if thorough:
+        if options.thorough and not options.alone:
             yield from _rclone_killed(ground, size)
 
 
