@@ -17,6 +17,7 @@ def build_app(services: Services) -> web.Application:
     """An aiohttp application over opened services."""
     app = web.Application(middlewares=[boundary.boundary], client_max_size=services.settings.body_bytes_max)
     app[SERVICES] = services
+    app[boundary.IN_FLIGHT] = boundary.InFlight()
     app.on_response_prepare.append(boundary.stamp)
     for part in _PARTS:
         part.setup(app)

@@ -14,12 +14,15 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from cloud.api.boundary import IN_FLIGHT
 from cloud.app import build_app
 from cloud.config import Settings
 from cloud.services import open_services
 from pisyncd.core.errors import ConfigError
 
 log = structlog.get_logger()
+
+CLOSE_S = 3.0
 
 
 def configure_log(settings: Settings) -> None:
@@ -61,7 +64,7 @@ def runner_options(settings: Settings) -> dict[str, Any]:
     """How the HTTP server behaves, for the service and for its tests."""
     return {
         "access_log": None,
-        "shutdown_timeout": settings.drain_s,
+        "shutdown_timeout": min(CLOSE_S, settings.drain_s),
         "keepalive_timeout": 75.0,
         # aiohttp takes a body that is cut inside a zstd or gzip frame for a whole one; see cloud/api/body.py.
         "auto_decompress": False,
@@ -76,7 +79,8 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with open_services(settings) as services, contextlib.AsyncExitStack() as stack:
-        runner = web.AppRunner(build_app(services), **runner_options(settings))
+        app = build_app(services)
+        runner = web.AppRunner(app, **runner_options(settings))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024, reuse_address=True)
@@ -86,6 +90,10 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         announce(url)
         await stop.wait()
         log.info("service.draining", drain_s=settings.drain_s)
+        # aiohttp's own shutdown stops reading at once, which would cut the bodies that are still arriving.
+        await site.stop()
+        if not await app[IN_FLIGHT].drain(settings.drain_s):
+            log.warning("service.drain_cut_short", requests=app[IN_FLIGHT].count)
     log.info("service.stopped")
 
 

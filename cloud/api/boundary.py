@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import zlib
@@ -35,7 +36,6 @@ _STATUS_CODES = {
 }
 #: What a client's own broken body, or its going away, can raise while a handler reads.
 BROKEN_BODY = (
-    web.PayloadAccessError if hasattr(web, "PayloadAccessError") else ClientPayloadError,
     ClientPayloadError,
     http_exceptions.BadHttpMessage,
     http_exceptions.PayloadEncodingError,
@@ -43,10 +43,42 @@ BROKEN_BODY = (
 )
 
 
+class InFlight:
+    """Requests that are being served, so that a stop can wait for them while their bodies still arrive."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.draining = False
+        self._idle = asyncio.Event()
+
+    def leave(self) -> None:
+        """One request less."""
+        self.count -= 1
+        if not self.count:
+            self._idle.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Waits until nothing is served; False when that takes longer. Connections end with their next answer."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.count:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+IN_FLIGHT: web.AppKey[InFlight] = web.AppKey("in_flight", InFlight)
+
+
 @web.middleware
 async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Maps everything that can go wrong to one problem answer, once."""
     request[keys.REQUEST_ID] = f"{_PREFIX}-{next(_NUMBERS):x}"
+    in_flight = request.app[IN_FLIGHT]
+    in_flight.count += 1
     try:
         return await handler(request)
     except Refusal as error:
@@ -64,6 +96,8 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("request.failed", method=request.method, path=request.path, request_id=request[keys.REQUEST_ID])
         return _problem(request, 500, Refusal(500, "internal", "the cloud failed; the log has the details"))
+    finally:
+        in_flight.leave()
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -100,6 +134,8 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     if request_id is not None:
         headers[REQUEST_ID] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
+    if request.app[IN_FLIGHT].draining:
+        response.force_close()
     if hdrs.AUTHORIZATION not in request.headers:
         return
     headers[wire.TIME_HEADER] = str(wall_ms())
