@@ -46,7 +46,7 @@ async def identify(request: web.Request) -> Principal | None:
 
 
 def _host_name(request: web.Request) -> str:
-    host = request.host
+    host = request.host.lower()
     return host if host.endswith("]") else host.rpartition(":")[0] or host
 
 

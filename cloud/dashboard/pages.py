@@ -98,10 +98,17 @@ async def get_login(request: web.Request) -> web.Response:
     return _render("login.html", request, {"next": _next(request.query.get("next", "/")), "refused": False})
 
 
+def _fields(body: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(body[:8192].decode("utf-8", "replace"), max_num_fields=10)
+    except ValueError:
+        # More fields than the form has: not the form.
+        return {}
+
+
 async def post_login(request: web.Request) -> web.Response:
     """303 with a session, or 401 with the form again."""
-    body = await payload.read(request)
-    fields = parse_qs(body[:8192].decode("utf-8", "replace"), max_num_fields=10)
+    fields = _fields(await payload.read(request))
     target = _next(fields.get("next", ["/"])[0])
     key = fields.get("key", [""])[0].strip()
     session = await request.app[SERVICES].identity.begin_session(key) if key else None
