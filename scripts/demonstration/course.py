@@ -25,6 +25,7 @@ STUCK_AFTER_S = 120.0
 IDLE_AFTER_S = 15.0
 MOVING_AFTER_S = 60.0
 EVENT_WITHIN_S = 30.0
+FAILURES_MAX = 500
 
 
 @dataclass(kw_only=True)
@@ -118,7 +119,7 @@ class Course:
             self._end_writer(progress.owed_files, now - began)
             if (state := (progress.owed_files, progress.owed_bytes, result.comparison.open)) != seen:
                 seen, moved_at = state, now
-            idle = not progress.owed_files and reading.scanned(status)
+            idle = reading.scanned(status) and not reading.under_way(status, self._failures(status))
             if (idle or now - began > MOVING_AFTER_S) and now - compared_at >= COMPARE_EVERY_S:
                 self._compare(result)
                 took = time.monotonic() - now
@@ -126,9 +127,20 @@ class Course:
                 compared_at = time.monotonic() + 4 * took
                 if self._is_done(result.comparison, idle, began):
                     return ""
+                if idle and result.comparison.locked == result.comparison.open:
+                    return f"{result.comparison.locked} files or folders cannot be read by this user"
             if self._still_for(moved_at) > (IDLE_AFTER_S if idle else STUCK_AFTER_S):
                 return f"nothing moved for {self._still_for(moved_at):.0f} s"
         raise AssertionError("the statuses never end")
+
+    def _failures(self, status: dict[str, Any]) -> list[dict[str, Any]]:
+        """All that failed; the status itself names only the first few."""
+        few: list[dict[str, Any]] = status["failures"]
+        owed = status["queue"]["files"]["count"]
+        if owed <= len(few) or not few or owed > FAILURES_MAX:
+            return few
+        page = self.play.ask("GET", f"/failures?limit={FAILURES_MAX}") or {}
+        return page.get("failures", few)
 
     def _still_for(self, moved_at: float) -> float:
         return time.monotonic() - moved_at
@@ -136,7 +148,7 @@ class Course:
     def _compare(self, result: Result) -> None:
         try:
             result.stored = self.cloud.files()
-            result.comparison = self.prover.compare(self.watched.now(), result.stored)
+            result.comparison = self.prover.compare(*self.watched.now(), result.stored)
         except (OSError, http.client.HTTPException) as error:
             self.screen.say(f"the cloud cannot be read: {error}")
 

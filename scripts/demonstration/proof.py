@@ -37,14 +37,21 @@ class Comparison:
     different: list[LocalFile] = field(default_factory=list)
     unreadable: list[LocalFile] = field(default_factory=list)
     fresh: list[LocalFile] = field(default_factory=list)
+    closed: list[bytes] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        return self.made and not (self.missing or self.different or self.unreadable or self.fresh)
+        return self.made and not self.open
 
     @property
     def open(self) -> int:
-        return len(self.missing) + len(self.different) + len(self.unreadable) + len(self.fresh)
+        """How many files and folders are not delivered."""
+        return len(self.missing) + len(self.different) + len(self.fresh) + self.locked
+
+    @property
+    def locked(self) -> int:
+        """How many of them are so because this user may not read them."""
+        return len(self.unreadable) + len(self.closed)
 
 
 class Prover:
@@ -61,9 +68,9 @@ class Prover:
     def wire_path(self, file: LocalFile) -> bytes:
         return self._prefix + file.path
 
-    def compare(self, files: list[LocalFile], stored: dict[bytes, Stored]) -> Comparison:
-        """Sorts `files` by what `stored` holds of them."""
-        result = Comparison(made=True)
+    def compare(self, files: list[LocalFile], closed: list[bytes], stored: dict[bytes, Stored]) -> Comparison:
+        """Sorts `files` by what `stored` holds of them; `closed` are folders that cannot be read."""
+        result = Comparison(made=True, closed=closed)
         for file in files:
             self._sort(result, file, stored.get(self.wire_path(file)))
         return result
@@ -75,10 +82,10 @@ class Prover:
             result.same.append(file)
         elif stored is not None and self._is_snapshot(file, stored):
             result.snapshots.append(file)
-        elif time.time() - written_ns / 1e9 < FRESH_S:
-            result.fresh.append(file)
         elif not os.access(local, os.R_OK):
             result.unreadable.append(file)
+        elif time.time() - written_ns / 1e9 < FRESH_S:
+            result.fresh.append(file)
         else:
             (result.missing if stored is None else result.different).append(file)
 

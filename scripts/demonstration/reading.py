@@ -36,6 +36,12 @@ def doing(status: dict[str, Any]) -> str:
     return f"{settling:,} settling" if settling else ""
 
 
+def under_way(status: dict[str, Any], failures: list[dict[str, Any]]) -> bool:
+    """Whether something is owed that did not fail yet; what failed for the present is owed all the same."""
+    postponed = sum(1 for failure in failures if not failure["final"])
+    return bool(status["transfers"] or status["queue"]["files"]["count"] > postponed)
+
+
 def scanned(status: dict[str, Any]) -> bool:
     """Whether every root has been read once and nothing waits to become quiet."""
     return all(root["scanned_ago_s"] is not None and not root["settling"] for root in status["roots"])

@@ -63,6 +63,8 @@ def _open(result: Result) -> Iterator[str]:
         ("missing", comparison.missing),
         ("different", comparison.different),
     ]
+    for folder in comparison.closed[:LISTED_MAX]:
+        yield f"  {'cannot open':13} {_shown(folder)}"
     for word, files in groups:
         for file in files[:LISTED_MAX]:
             yield f"  {word:13} {_shown(file.path)}"

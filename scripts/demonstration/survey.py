@@ -28,14 +28,21 @@ class LocalFile:
         return self.path, self.size, self.mtime_ns, self.inode
 
 
-def walk(root: bytes, skip: bytes | None = None) -> Iterator[LocalFile]:
-    """Every regular file below `root`; links are not followed, `skip` (an absolute path) is left out."""
+def walk(root: bytes, skip: bytes | None = None, closed: list[bytes] | None = None) -> Iterator[LocalFile]:
+    """Every regular file below `root`; links are not followed, `skip` (an absolute path) is left out.
+
+    Folders that cannot be read are added to `closed`, as paths below the root.
+    """
     waiting = [root]
     while waiting:
         folder = waiting.pop()
         try:
             with os.scandir(folder) as scan:
                 entries = sorted(scan, key=lambda entry: entry.name)
+        except PermissionError:
+            if closed is not None:
+                closed.append(os.path.relpath(folder, root) + b"/")
+            continue
         except OSError:
             continue
         files: list[LocalFile] = []

@@ -37,9 +37,10 @@ class Watched:
             size=sum(file.size for file in found),
         )
 
-    def now(self) -> list[survey.LocalFile]:
-        """What it holds at this moment."""
-        return list(survey.walk(self.path, self.skip))
+    def now(self) -> tuple[list[survey.LocalFile], list[bytes]]:
+        """What it holds at this moment, and the folders in it that cannot be read."""
+        closed: list[bytes] = []
+        return list(survey.walk(self.path, self.skip, closed)), closed
 
 
 def _root_name(name: str) -> str:
