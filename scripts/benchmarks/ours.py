@@ -136,6 +136,11 @@ def owed(device: Device) -> int:
     return int(queue["files"]["count"]) + int(queue["messages"]["count"])
 
 
+def has_scanned(device: Device) -> bool:
+    """Return whether every root has been read once and nothing is owed."""
+    return owed(device) == 0 and all(root["scanned_ago_s"] is not None for root in device.status()["roots"])
+
+
 def deliver_running(ground: Ground, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Delivery:
     """Send the source tree with `pisyncd run`; the time ends when the cloud holds every file."""
     files = len(tree_sums(ground.source))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+_WRITTEN_AT_S = 1_780_000_000
 
 _LINE = (
     b'{"actor":"learner-%s","verb":"answered","object":"unit-%s/task-%s","result":{"score":%d,"success":true},'
@@ -43,6 +46,8 @@ def _write(root: Path, files: Iterator[tuple[str, bytes]]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             made.add(path.parent)
         path.write_bytes(content)
+        # Written some time ago, so that nobody waits for it to become quiet.
+        os.utime(path, (_WRITTEN_AT_S, _WRITTEN_AT_S))
 
 
 def lan(root: Path, count: int, total: int, seed: int = 5) -> None:
