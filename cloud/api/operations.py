@@ -183,7 +183,7 @@ FILES = (
         ),
         body_media=wire.OFFSET_STREAM,
         replies=(Reply(status=201, about="begun", headers={"Location": "its address", **_OFFSET_OUT}),),
-        refusals=(400, 408, 412, 413, 415, 460, 503),
+        refusals=(400, 404, 408, 409, 412, 413, 415, 460, 503, 507),
     ),
     Operation(
         method="PATCH",
@@ -200,7 +200,7 @@ FILES = (
         ),
         body_media=wire.OFFSET_STREAM,
         replies=(Reply(status=204, about="kept", headers=_OFFSET_OUT),),
-        refusals=(400, 404, 408, 409, 410, 412, 413, 415, 460, 503),
+        refusals=(400, 403, 404, 408, 409, 410, 412, 413, 415, 460, 503, 507),
     ),
     Operation(
         method="HEAD",

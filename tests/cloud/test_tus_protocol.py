@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import os
+import random
 
 import pytest
 from backports import zstd
@@ -401,3 +402,35 @@ async def test_a_bundle_arrives(device: Device) -> None:
     again = await device.upload(packed, kind=b"bundle")
     assert again.state == "published"
     assert all(row["version"] == 1 for row in (await device.listed()).values())
+
+
+METHODS = ("POST", "PATCH", "HEAD", "DELETE", "GET", "OPTIONS", "PUT")
+SAID: dict[str, tuple[str, ...]] = {
+    "Tus-Resumable": ("1.0.0", "1.0.0", "1.0.0", "1.0", ""),
+    "Upload-Length": ("0", "5", "99999999999", "-1", "x", "9" * 40),
+    "Upload-Offset": ("0", "5", "3", "-1", "x", "9" * 16),
+    "Upload-Defer-Length": ("1", "0", "x"),
+    "Upload-Concat": ("partial", "final", "final;/api/files/" + "0" * 32, "final;x", "\xff"),
+    "Upload-Checksum": ("sha256 AAAA", "sha1 " + "A" * 27 + "=", "md5 x", "sha256", "\xe9"),
+    "Upload-Metadata": ("path cg==", "path", "kind YnVuZGxl,path AA==", "a b c", ",,,", "sha256 " + "A" * 40, "\xe9"),
+    "Content-Type": (STREAM["Content-Type"], STREAM["Content-Type"], "text/plain", "multipart/form-data", "x"),
+    "Content-Encoding": ("zstd", "gzip", "br", "identity", "deflate", "\xff"),
+    "X-HTTP-Method-Override": ("PATCH", "HEAD", "DELETE", "TRACE"),
+    "Expect": ("100-continue",),
+}
+BODIES = (None, b"", b"hello", b"\x28\xb5\x2f\xfd\x00", b"\x1f\x8b\x08\x00", bytes(70_000))
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_nothing_that_a_client_says_is_a_fault_of_the_server(lite: Device, seed: int) -> None:
+    dice = random.Random(seed)
+    at = [(await lite.create(5, path=b"r/x")).headers["Location"] for _ in range(3)] + ["/api/files", "/api/files/x"]
+    for _ in range(120):
+        names = dice.sample(sorted(SAID), dice.randrange(1, 8))
+        headers = {name: dice.choice(SAID[name]) for name in names}
+        method, path, body = dice.choice(METHODS), dice.choice(at), dice.choice(BODIES)
+        reply = await lite.send(method, path, data=body, headers=headers)
+        assert reply.status < 500, (seed, method, path, headers, body and len(body))
+        if reply.status >= 400 and method != "HEAD":
+            assert reply.headers["Content-Type"] == "application/problem+json"
+            assert reply.code
