@@ -184,7 +184,7 @@ class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
 def rfc3339(wall_ms: int) -> str:
     """1700000000123 -> '2023-11-14T22:13:20.123Z'."""
     seconds, millis = divmod(wall_ms, 1000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{millis:03d}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
 
 
 def token_hash(token: str) -> str:
