@@ -23,6 +23,7 @@ from pathlib import Path
 from pisyncd import log
 from pisyncd.config import Config, advice, load, read_token
 from pisyncd.core.errors import FatalError
+from pisyncd.runtime import memory
 
 DEFAULT_CONFIG = Path("/etc/pisyncd/pisyncd.yaml")
 EXIT_INTERNAL = 70
@@ -85,7 +86,8 @@ def _check(path: Path, config: Config) -> int:
 
 
 def _start(arguments: argparse.Namespace, config: Config) -> int:
-    from pisyncd import daemon
+    with memory.lean_imports():
+        from pisyncd import daemon
 
     if arguments.command == "once":
         return asyncio.run(daemon.once(config))

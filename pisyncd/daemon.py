@@ -9,6 +9,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +167,9 @@ async def _reload_when_asked(
 async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool) -> AsyncIterator[Parts]:
     """Everything one run needs, closed in reverse. Raises AlreadyRunning, ConfigError, SchemaTooNew."""
     async with contextlib.AsyncExitStack() as stack:
+        # each thread keeps its stack for good; more of them than lanes would only wait for the same two or four cores
+        pool = ThreadPoolExecutor(config.transfer.parallel_max + 1, thread_name_prefix="work")
+        asyncio.get_running_loop().set_default_executor(pool)
         token = settings.read_token(config, os.environ)
         for line in settings.advice(config, os.environ):
             log.warning("config.advised", advice=line)

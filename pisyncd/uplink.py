@@ -120,7 +120,9 @@ class Uplink:
         self._token = token
         self._stall_s = stall_s
         self._connect_timeout_s = connect_timeout_s
-        self._tls = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
+        cafile = str(ca_file) if ca_file else None
+        # always our own: see runtime/memory.py for why aiohttp's knows no authorities
+        self._tls = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
         self._seen = seen
         self._told_time = told_time
         self._session: aiohttp.ClientSession | None = None

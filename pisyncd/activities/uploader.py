@@ -39,6 +39,12 @@ STEP_DEADLINE_S = 600.0
 PATIENT_MISSES = 4
 
 
+class UploadSpoilt(PermanentError):
+    """What was spooled for the upload cannot be read any more; it is made anew."""
+
+    code = "spool-lost"
+
+
 @dataclass(slots=True)
 class Moving:
     """A transfer that a lane holds, and what memory knows of it. Only `transfer` is durable."""
@@ -47,12 +53,20 @@ class Moving:
     url: str | None
     offset: int
     sure: bool
-    versions: list[Version]
+    # what a transfer of one file carries; the many of a bundle are read when they are needed
+    version: Version | None
     compress: bool | None = None
     began_s: float = field(default_factory=time.monotonic)
     sent_bytes: int = 0
     rate_bps: float | None = None
     verifying: bool = False
+
+    @property
+    def only(self) -> Version:
+        """The version that a transfer of one file carries."""
+        if self.version is None:
+            raise UploadSpoilt("the transfer carries nothing any more")
+        return self.version
 
 
 @dataclass(slots=True)
@@ -125,7 +139,7 @@ class Lanes:
 
     async def _decide(self) -> plan.Resume[Transfer] | plan.Single[Version] | plan.Bundle[Version] | plan.Nothing:
         begun = await self.outbox.files.transfers_begun() if self.adoptable else []
-        waiting = await self.outbox.files.next_in_turn(self.rules.entries_max + len(self.reserved))
+        waiting = await self.outbox.files.next_in_turn(self.rules.entries_max, besides=self.reserved)
         rules = self.rules
         if waiting and not self.preparer.has_room():
             rules = plan.Rules(file_bytes_max=rules.file_bytes_max, parallel=rules.parallel, spool=False)
@@ -133,7 +147,6 @@ class Lanes:
             [each for each in begun if each.id in self.adoptable],
             waiting,
             busy=self.moving,
-            reserved=self.reserved,
             rules=rules,
             goodput_bps=self.uplink.goodput.known_bps,
         )
@@ -141,7 +154,7 @@ class Lanes:
     async def _adopt(self, transfer: Transfer) -> Transfer | None:
         self.adoptable.discard(transfer.id)
         moving = await self._resumed(transfer)
-        if not moving.versions:
+        if moving.version is None and (transfer.kind == "file" or not await self.outbox.files.members(transfer.id)):
             # a stop came between dealing with its files and ending it
             await self.outbox.files.end(transfer)
             self.preparer.remove_spool(transfer)
@@ -150,8 +163,9 @@ class Lanes:
         return transfer
 
     async def _resumed(self, chosen: Transfer) -> Moving:
-        versions = await self.outbox.files.members(chosen.id)
-        return Moving(chosen, url=chosen.url, offset=0, sure=chosen.url is None, versions=versions)
+        versions = await self.outbox.files.members(chosen.id) if chosen.kind == "file" else []
+        version = versions[0] if versions else None
+        return Moving(chosen, url=chosen.url, offset=0, sure=chosen.url is None, version=version)
 
     async def _take_inventory(self) -> None:
         """A fresh outbox asks once what the cloud has from this device, and never sends that again."""
@@ -312,7 +326,7 @@ class Lane:
             "sha256": moving.transfer.sha256.hex().encode(),
         }
         if moving.transfer.kind == "file":
-            version = moving.versions[0]
+            version = moving.only
             metadata["path"] = version.wire_path
             metadata["mtime_ms"] = b"%d" % (version.mtime_ns // 1_000_000)
         if reuse:
@@ -331,7 +345,7 @@ class Lane:
                 return disk.Source(path, disk.fingerprint(path))
             except PiSyncError as error:
                 raise UploadSpoilt(f"the spool file cannot be read: {error.detail}") from error
-        version = moving.versions[0]
+        version = moving.only
         expected = disk.Fingerprint(version.size, version.mtime_ns, version.inode)
         return disk.Source(self._lanes.preparer.source_path(version), expected)
 
@@ -412,7 +426,7 @@ class Lane:
         status = await self._uplink.status(moving.url or "")
         refused = {base64.b64decode(entry.path_b64): entry for entry in status.refused}
         missing: list[bytes] = []
-        for version in moving.versions:
+        for version in await self._outbox.files.members(moving.transfer.id):
             entry = refused.get(version.wire_path)
             if entry is None:
                 continue
@@ -433,7 +447,8 @@ class Lane:
         if not isinstance(error, SourceChanged):
             self._lanes.counters.errors += 1
             self._lanes.counters.error_code = error.code
-        live = [version for version in moving.versions if version.state == "uploading"]
+        members = await self._outbox.files.members(moving.transfer.id)
+        live = [version for version in members if version.state == "uploading"]
         if isinstance(error, UploadSpoilt):
             log.error("upload.spool_lost", transfer=moving.transfer.id, detail=error.detail)
         elif moving.transfer.kind == "bundle":
@@ -450,9 +465,3 @@ class Lane:
         if self._held is not None:
             self._lanes.moving.pop(self._held, None)
             self._held = None
-
-
-class UploadSpoilt(PermanentError):
-    """What was spooled for the upload cannot be read any more; it is made anew."""
-
-    code = "spool-lost"

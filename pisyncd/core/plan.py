@@ -35,7 +35,7 @@ class Rules:
 
     file_bytes_max: int = 1024 * 1024
     bundle_bytes_max: int = 16 * 1024 * 1024
-    entries_max: int = 2000
+    entries_max: int = 1000
     target_s: float = 15.0
     parallel: int = 4
     bytes_start: int = 512 * 1024
@@ -85,28 +85,27 @@ def next_upload(
     waiting: Sequence[W],
     *,
     busy: Collection[int],
-    reserved: Collection[int],
     rules: Rules,
     goodput_bps: float | None,
 ) -> Resume[B] | Single[W] | Bundle[W] | Nothing:
     """The next thing for an idle lane.
 
-    `begun` and `waiting` come in order; `busy` are transfers and `reserved` versions that other lanes hold. The head
-    of the queue decides: a large file or a database goes alone, a small one takes the small ones behind it along.
+    `begun` and `waiting` come in order, `waiting` without what other lanes prepare; `busy` are transfers that other
+    lanes hold. The head of the queue decides: a large file or a database goes alone, a small one takes the small ones
+    behind it along.
     """
     for transfer in begun:
         if transfer.id not in busy:
             return Resume(transfer)
-    free = [version for version in waiting if version.id not in reserved]
-    if not free:
+    if not waiting:
         return Nothing()
-    head = free[0]
+    head = waiting[0]
     if not rules.spool or not _is_small(head, rules):
         return Single(head)
     limit = bundle_bytes(rules, goodput_bps)
     small: list[W] = []
     total = 0
-    for version in free:
+    for version in waiting:
         if not _is_small(version, rules):
             continue
         # content compresses, at the very best, to a fraction: offering four times the limit fills the bundle

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import sqlite3
+import sys
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import aiosqlite
+import msgspec
 
 from pisyncd.core import wire
 from pisyncd.core.errors import PiSyncError, SourceGone
@@ -94,10 +97,11 @@ class Files:
             await _files.unstage(tx)
         return Added(new=new, changed=changed_or_new - new, unchanged=unchanged, bytes=byte_count)
 
-    async def next_in_turn(self, most: int) -> list[Version]:
-        """Pending versions whose time has come, in the order in which they are to be sent."""
-        rows = _files.next_in_turn(self._db.reader, now_ms=self._db.now_ms(), most=most)
-        return [Version(**dict(row)) async for row in rows]
+    async def next_in_turn(self, most: int, *, besides: Collection[int] = ()) -> list[Version]:
+        """Pending versions whose time has come, in the order in which they are to be sent, besides the given ids."""
+        held = msgspec.json.encode(list(besides)).decode()
+        rows = _files.next_in_turn(self._db.reader, now_ms=self._db.now_ms(), most=most, besides=held)
+        return [_version(row) async for row in rows]
 
     async def next_due_in_s(self) -> float | None:
         """Seconds until a pending version is due, None when none is pending."""
@@ -173,7 +177,7 @@ class Files:
 
     async def members(self, transfer_id: int) -> list[Version]:
         """The versions that a transfer carries, also those that were superseded meanwhile."""
-        return [Version(**dict(row)) async for row in _files.members(self._db.reader, transfer_id=transfer_id)]
+        return [_version(row) async for row in _files.members(self._db.reader, transfer_id=transfer_id)]
 
     async def located(self, transfer_id: int, url: str, offset: int) -> None:
         """The cloud has given the upload an address."""
@@ -331,9 +335,19 @@ def _fields(sighting: Sighting) -> dict[str, Any]:
     }
 
 
+def _version(row: sqlite3.Row) -> Version:
+    # thousands of these are in memory at a time: one string per root is enough
+    return Version(**{**dict(row), "root": sys.intern(row["root"])})
+
+
 def _keys(version: Version, sha256: bytes) -> dict[str, Any]:
-    fields = asdict(version)
-    return {name: fields[name] for name in ("id", "size", "mtime_ns", "inode")} | {"sha256": sha256}
+    return {
+        "id": version.id,
+        "size": version.size,
+        "mtime_ns": version.mtime_ns,
+        "inode": version.inode,
+        "sha256": sha256,
+    }
 
 
 def _blame(error: PiSyncError) -> dict[str, str]:

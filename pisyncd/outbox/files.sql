@@ -49,6 +49,7 @@ DELETE FROM files WHERE state = 'superseded' AND transfer_id IS NULL;
 SELECT f.id, f.root, f.path, f.kind, f.size, f.mtime_ns, f.inode, f.priority, f.attempts
 FROM files AS f
 WHERE f.state = 'pending' AND f.due_at_ms <= :now_ms
+  AND f.id NOT IN (SELECT value FROM json_each(:besides))
   AND NOT EXISTS (
       SELECT 1 FROM files AS o WHERE o.root = f.root AND o.path = f.path AND o.transfer_id IS NOT NULL
   )

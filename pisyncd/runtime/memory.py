@@ -4,10 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+from collections.abc import Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 TRIM_BYTES = 128 * 1024
 MMAP_BYTES = 64 * 1024
+
+
+# aiohttp reads all certificate authorities into two contexts when it is imported (1.8 MB); the uplink makes its own.
+# frozenlist's C part brings libstdc++ along (1.1 MB) for lists of two or three entries.
+LEAN = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull, "FROZENLIST_NO_EXTENSIONS": "1"}
+
+
+@contextlib.contextmanager
+def lean_imports() -> Iterator[None]:
+    """Importing aiohttp for the first time inside this costs 2.9 MB less; the environment is as before afterwards."""
+    before = {name: os.environ.get(name) for name in LEAN}
+    os.environ.update(LEAN)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def keep_small() -> None:

@@ -53,7 +53,10 @@ def test_a_breaker_admits_all_when_closed_none_until_due_then_one(failures, due,
         assert decision == Admit(trial=True)
 
 
-@pytest.mark.parametrize(("attempts", "about_s"), [(1, 25), (2, 125), (3, 625), (4, 3125), (5, 15625), (6, 78125), (9, 86400)])
+LADDER = [(1, 25), (2, 125), (3, 625), (4, 3125), (5, 15625), (6, 78125), (9, 86400)]
+
+
+@pytest.mark.parametrize(("attempts", "about_s"), LADDER)
 def test_one_refused_item_climbs_its_own_ladder(attempts, about_s):
     assert backoff.item_delay(attempts, 0.0) == pytest.approx(about_s * 0.9)
     assert backoff.item_delay(attempts, 0.999) == pytest.approx(about_s * 1.1, rel=0.01)

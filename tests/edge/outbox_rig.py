@@ -31,9 +31,7 @@ class FakeClock:
         self.told.append(cloud_wall_ms)
 
     def stamp(self) -> Stamp:
-        return Stamp(
-            boot_id=self.boot_id, boottime_ms=self.now_ms, wall_ms=self.wall, clock_trusted=self.sure
-        )
+        return Stamp(boot_id=self.boot_id, boottime_ms=self.now_ms, wall_ms=self.wall, clock_trusted=self.sure)
 
     def pass_s(self, seconds: float) -> None:
         self.now_ms += int(seconds * 1000)
@@ -46,9 +44,7 @@ class FakeClock:
 
 
 def sighting(path: bytes, version: int, *, size: int = 10, kind: str = "file", priority: int = 5) -> Sighting:
-    return Sighting(
-        root="r", path=path, size=size, mtime_ns=version, inode=version, kind=kind, priority=priority
-    )
+    return Sighting(root="r", path=path, size=size, mtime_ns=version, inode=version, kind=kind, priority=priority)
 
 
 def digest(version: int) -> bytes:

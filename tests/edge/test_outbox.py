@@ -41,9 +41,7 @@ async def outbox(tmp_path, clock):
 async def claim(outbox, *paths):
     wanted = [each for each in await outbox.files.next_in_turn(100) if not paths or each.path in paths]
     members = [(each, digest(each.mtime_ns)) for each in wanted]
-    return await outbox.files.claim(
-        members, kind="bundle", spool="x", length=100, sha256=digest(1), priority=5
-    )
+    return await outbox.files.claim(members, kind="bundle", spool="x", length=100, sha256=digest(1), priority=5)
 
 
 async def states(outbox):
@@ -118,9 +116,7 @@ async def test_a_postponed_file_waits_in_outbox_time_across_a_reboot_with_a_wron
     path = tmp_path / "outbox.db"
     async with open_outbox(path, clock) as outbox:
         await outbox.files.add([sighting(b"a", 1)])
-        await outbox.files.postpone(
-            await outbox.files.next_in_turn(1), Rejected(), outbox.db.now_ms() + 60_000
-        )
+        await outbox.files.postpone(await outbox.files.next_in_turn(1), Rejected(), outbox.db.now_ms() + 60_000)
     clock.reboot()
     async with open_outbox(path, clock) as outbox:
         assert await outbox.files.next_in_turn(1) == []

@@ -39,9 +39,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def open(self):
         self.stack = AsyncExitStack()
-        self.outbox = self.run(
-            self.stack.enter_async_context(open_outbox(self.directory / "outbox.db", self.clock))
-        )
+        self.outbox = self.run(self.stack.enter_async_context(open_outbox(self.directory / "outbox.db", self.clock)))
 
     def teardown(self):
         self.run(self.stack.aclose())
