@@ -53,8 +53,7 @@ def idle(options: Options) -> Iterator[Line]:
             device.start()
             until("the first scan is over", lambda: ours.has_scanned(device), within_s=60, poll_s=1)
             resident, cpu_s = _watch_idle(device.process.pid)
-            details = {"files": 5_000, "after_sending_mb": after_sending[0], "after_sending_cpu_s": after_sending[1]}
-        details["peak_mb"] = peak
+            details = {"files": 5_000, "after_sending_cpu_s": after_sending[1]}
         yield Result(
             benchmark="idle",
             metric="rss",
@@ -63,6 +62,15 @@ def idle(options: Options) -> Iterator[Line]:
             bound="at_most",
             limit=IDLE_MB_MAX,
             details=details,
+        )
+        yield Result(
+            benchmark="idle",
+            metric="rss_after_sending_all",
+            value=after_sending[0],
+            unit="MB",
+            bound="at_most",
+            limit=IDLE_MB_MAX,
+            details={"files": 5_000, "peak_mb": peak},
         )
         yield Result(
             benchmark="idle",
@@ -182,6 +190,7 @@ WRITER = """
 import random, sqlite3, sys, time
 db = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 db.execute("PRAGMA journal_mode=WAL")
+db.execute("PRAGMA wal_autocheckpoint=100")
 db.execute("CREATE TABLE IF NOT EXISTS account (id INTEGER PRIMARY KEY, balance INTEGER, pad BLOB)")
 db.execute("CREATE TABLE IF NOT EXISTS entry (id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, amount INTEGER, pad BLOB)")
 if not db.execute("SELECT count(*) FROM account").fetchone()[0]:
@@ -197,7 +206,7 @@ while True:
         db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", (amount, b))
         db.execute("INSERT INTO entry (a, b, amount, pad) VALUES (?, ?, ?, ?)", (a, b, amount, random.randbytes(100)))
     db.execute("COMMIT")
-    time.sleep(0.005)
+    time.sleep(0.002)
 """
 
 
