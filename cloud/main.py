@@ -68,6 +68,8 @@ def runner_options(settings: Settings) -> dict[str, Any]:
         "keepalive_timeout": 75.0,
         # aiohttp takes a body that is cut inside a zstd or gzip frame for a whole one; see cloud/api/body.py.
         "auto_decompress": False,
+        # A path of 4096 bytes that are not ASCII is three times as long in an address.
+        "max_line_size": 16_384,
     }
 
 

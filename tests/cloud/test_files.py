@@ -99,6 +99,12 @@ async def test_a_download_says_what_it_is(device: Device) -> None:
     assert (await device.download(quote(name), **{"If-None-Match": '"other"'})).status == 200
 
 
+async def test_the_longest_path_can_be_fetched(lite: Device) -> None:
+    name = b"/".join([b"\xfe" * 255] * 16)
+    await lite.upload(b"deep", path=name)
+    assert (await lite.download(quote(name))).body == b"deep"
+
+
 @pytest.mark.parametrize("packed", [False, True])
 async def test_ranges(lite: Device, packed: bool) -> None:
     data = os.urandom(10_000)

@@ -71,6 +71,15 @@ async def test_creation_with_upload(device: Device) -> None:
     assert (await device.download("r/part")).body == data
 
 
+async def test_creation_with_upload_of_a_length_said_later_and_of_a_content_known_before(device: Device) -> None:
+    late = await device.create(None, data=b"abc", headers={"Upload-Defer-Length": "1"}, path=b"r/late")
+    assert (late.status, late.offset, late.state) == (201, 3, None)
+    assert (await device.patch(late.headers["Location"], 3, b"d", Upload_Length="4")).state == "published"
+    known = await device.create(4, data=b"abcd", path=b"r/again", sha256=sha256(b"abcd").encode(), reuse=None)
+    assert (known.status, known.offset, known.state) == (201, 4, "published")
+    assert (await device.download("r/again")).body == b"abcd"
+
+
 async def test_an_empty_file_needs_no_body(device: Device) -> None:
     reply = await device.create(0, path=b"r/empty", sha256=sha256(b"").encode())
     assert (reply.status, reply.offset, reply.state) == (201, 0, "published")
