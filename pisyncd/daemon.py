@@ -31,7 +31,7 @@ from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.config import Config
 from pisyncd.core import backoff, link, plan, transfer
-from pisyncd.core.errors import AlreadyRunning, ConfigError
+from pisyncd.core.errors import AlreadyRunning, ConfigError, StateUnusable, StorageBusy
 from pisyncd.device import RunningDevice
 from pisyncd.gateway.serving import serving
 from pisyncd.meters import Goodput
@@ -170,20 +170,18 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         # each thread keeps its stack for good; more of them than lanes would only wait for the same two or four cores
         pool = ThreadPoolExecutor(config.transfer.parallel_max + 1, thread_name_prefix="work")
         asyncio.get_running_loop().set_default_executor(pool)
+        stack.callback(pool.shutdown, wait=False)
         token = settings.read_token(config, os.environ)
         for line in settings.advice(config, os.environ):
             log.warning("config.advised", advice=line)
-        spool_dir = config.state_dir / SPOOL
-        spool_dir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_alone(config.state_dir))
         clock = Clock()
-        outbox = await stack.enter_async_context(open_outbox(config.state_dir / "outbox.db", clock))
+        outbox = await _open_state(stack, config.state_dir, clock)
         outbox.messages.queue_max = config.messages.queue_max
         way = Way(outbox, _way_rules(config))
         await way.load()
         uplink = _uplink(config, token, clock, way)
         stack.push_async_callback(uplink.close)
-        janitor = Janitor(outbox, spool_dir)
+        janitor = Janitor(outbox, config.state_dir / SPOOL)
         await janitor.sweep_spool()
         parts = _compose(config, notifier, stop, clock, outbox, way, uplink, janitor, once=once)
         await parts.lanes.load()
@@ -192,6 +190,18 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         stack.push_async_callback(parts.device.close_cycle)
         await stack.enter_async_context(serving(parts.device, outbox))
         yield parts
+
+
+async def _open_state(stack: contextlib.AsyncExitStack, state_dir: Path, clock: Clock) -> Outbox:
+    """The outbox and its directory. Raises StateUnusable, AlreadyRunning, SchemaTooNew."""
+    try:
+        (state_dir / SPOOL).mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_alone(state_dir))
+        return await stack.enter_async_context(open_outbox(state_dir / "outbox.db", clock))
+    except StorageBusy as error:
+        raise StateUnusable(f"{state_dir}: {error.detail}") from error
+    except OSError as error:
+        raise StateUnusable(f"{state_dir}: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -305,6 +315,7 @@ def _compose(
         owed=outbox.queue.anything_owed,
     )
     lanes.delivered = cycle.wake.set
+    sender.paced = cycle.pace
     watcher = Watcher(
         config.watch,
         config.settle,

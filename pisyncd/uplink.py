@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import socket
 import ssl
 import struct
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -145,6 +147,14 @@ class Uplink:
         challenge = secrets.token_urlsafe(16)
         answer = await self._call("GET", f"/api/probe?challenge={challenge}", challenge=challenge, stall_s=timeout_s)
         return _decode(answer, ProbeAnswer)
+
+    async def measure(self, count: int) -> None:
+        """Sends `count` random bytes to learn the speed where no real transfer has told it."""
+        began_s = time.monotonic()
+        await self._call(
+            "POST", "/api/probe", headers={"Content-Type": "application/octet-stream"}, body=os.urandom(count)
+        )
+        self.goodput.learn(count, time.monotonic() - began_s)
 
     async def create(
         self,

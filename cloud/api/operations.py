@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from cloud.api import shapes
 from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
-from cloud.api.probe import Probe
+from cloud.api.probe import Probe, Received
 from cloud.rules import intake, tus
 from pisyncd.core import wire
 
@@ -291,6 +293,18 @@ SERVICE = (
         params=(_CHALLENGE,),
         replies=(Reply(about="HMAC-SHA256 of the challenge, keyed with the token", body=Probe, frame="bare"),),
         refusals=(422,),
+    ),
+    Operation(
+        method="POST",
+        path="/api/probe",
+        name="postProbe",
+        tag="service",
+        summary="Bytes for a small speed test; they are counted and not kept",
+        auth="DO",
+        body=msgspec.Raw,
+        body_media="application/octet-stream",
+        replies=(Reply(about="how many arrived", body=Received, frame="bare"),),
+        refusals=(413,),
     ),
     Operation(
         method="GET",

@@ -1,11 +1,11 @@
-"""GET /api/probe: the proof that this is the device's own cloud, and the time."""
+"""/api/probe: GET proves that this is the device's own cloud and tells the time, POST takes bytes for a speed test."""
 
 from __future__ import annotations
 
 import msgspec
 from aiohttp import web
 
-from cloud.api import access
+from cloud.api import access, payload
 from cloud.rules import problems
 from cloud.services import wall_ms
 from pisyncd.core import wire
@@ -32,6 +32,20 @@ async def get_probe(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json", headers=headers)
 
 
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """How many bytes of a speed test arrived; they are not kept."""
+
+    received: int
+
+
+async def post_probe(request: web.Request) -> web.Response:
+    """200 with the count. Raises Refusal 401, 413."""
+    await access.require(request, device=True, role="operator")
+    body = msgspec.json.encode(Received(received=len(await payload.read(request))))
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+
 def setup(app: web.Application) -> None:
-    """Adds the route."""
+    """Adds the routes."""
     app.router.add_get("/api/probe", get_probe)
+    app.router.add_post("/api/probe", post_probe)

@@ -18,6 +18,7 @@ from pisyncd.runtime.activity import Wake
 log = structlog.get_logger()
 
 REPORT_SPACING_S = 60.0
+INTERVAL_MIN_S, INTERVAL_MAX_S = 60.0, 3600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +110,10 @@ class SyncCycle:
         self._sent = goodput.totals()
         self._began_ms = outbox.db.now_ms()
         self._event_at_ms: int | None = None
+
+    def pace(self, sync_in_s: float) -> None:
+        """The cloud asks for another interval; it is kept within 1 to 60 min."""
+        self.interval_s = min(max(sync_in_s, INTERVAL_MIN_S), INTERVAL_MAX_S)
 
     def ask(self) -> None:
         """A person wants a cycle now."""

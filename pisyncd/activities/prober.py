@@ -16,10 +16,15 @@ from pisyncd.uplink import Uplink
 log = structlog.get_logger()
 
 QUICK_TIMEOUT_S = 3.0
+MEASURE_BYTES = 32 * 1024
 
 
 class Prober:
-    """One step is one probe. Woken by a changed link, by doubt, and by a person."""
+    """One step is one probe. Woken by a changed link, by doubt, and by a person.
+
+    The speed of a network is learned from real transfers; where there were none yet and nothing is owed, from 32 KiB
+    of noise, once per network.
+    """
 
     name = "prober"
 
@@ -63,6 +68,9 @@ class Prober:
             # patience grows: a packet lost on the way must not cost the ten seconds that a slow link may need
             patience_s = min(self._timeout_s, QUICK_TIMEOUT_S * 2.0 ** min(self._way.link.probes_since_change, 8))
             await self._uplink.probe(patience_s)
+            if self._uplink.goodput.known_bps is None and not await self._owed():
+                await self._uplink.measure(MEASURE_BYTES)
+                await self._way.learn_network(self._uplink.goodput.known_bps)
         except LinkDown as error:
             # a kept-alive connection that the network has forgotten would fail the next probes too
             log.info("probe.failed", code=error.code, detail=error.detail)

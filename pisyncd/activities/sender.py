@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 
 import structlog
 
@@ -17,6 +18,7 @@ log = structlog.get_logger()
 
 FLUSH_ITEMS = 10
 FLUSH_S = 12.0
+BATCH_ITEMS_MIN = 10
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
 
 
@@ -38,6 +40,7 @@ class Sender:
         self._items = batch_items
         self._patient = patient
         self._misses = 0
+        self.paced: Callable[[float], None] = lambda seconds: None
         way.listen(self.wake)
 
     async def step(self) -> float:
@@ -85,9 +88,17 @@ class Sender:
             refused = [result.code for result in answer.data.results if result.status in ("failed", "conflict")]
             log.warning("messages.refused", count=len(refused), codes=sorted({str(code) for code in refused}))
         self._items = min(self._items * 2, self._batch_items)
+        self._obey(answer.next)
         if not dropped and not await self._close_gaps(items, answer.data.receivedThrough):
             raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
+
+    def _obey(self, asked: wire.Pacing) -> None:
+        """The cloud's pace, within this device's own bounds."""
+        if asked.batch_max_events is not None:
+            self._items = min(self._items, max(asked.batch_max_events, BATCH_ITEMS_MIN))
+        if asked.sync_in_s is not None:
+            self.paced(asked.sync_in_s)
 
     async def _close_gaps(self, items: list[wire.Item], received: dict[str, int]) -> bool:
         """Restarts the streams of which the cloud misses numbers that this device no longer holds."""

@@ -61,9 +61,10 @@ def after_failure(
     breaker: Breaker, policy: Policy, now_ms: int, chance: float, retry_after_s: float | None = None
 ) -> Breaker:
     """What to remember after one more failure. Failures of attempts that ran side by side count once."""
-    if breaker.due_at_ms > now_ms and retry_after_s is None:
+    beside = breaker.due_at_ms > now_ms
+    if beside and retry_after_s is None:
         return breaker
-    failures = breaker.failures + 1
+    failures = breaker.failures + (not beside)
     wait_s = delay(policy, failures, chance, retry_after_s)
     return Breaker(failures=failures, due_at_ms=max(breaker.due_at_ms, now_ms + int(wait_s * 1000)))
 

@@ -17,6 +17,7 @@ PiSyncError                    code, hint, detail
 └── FatalError                 the process ends with exit_code
     ├── ConfigError            78
     ├── SchemaTooNew           78
+    ├── StateUnusable          75
     └── AlreadyRunning         75
 
 The docstring of a class is its default message. `code` is stable and written in kebab-case; `hint` says what a
@@ -167,6 +168,14 @@ class SchemaTooNew(FatalError):
     code = "schema-too-new"
     hint = "install the newer PiSync again; the database is left as it is"
     exit_code = 78
+
+
+class StateUnusable(FatalError):
+    """The state directory cannot be written."""
+
+    code = "state-unusable"
+    hint = "free some space on its disk, or let the user pisync write there; systemd tries again by itself"
+    exit_code = 75
 
 
 class AlreadyRunning(FatalError):

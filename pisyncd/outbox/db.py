@@ -111,7 +111,7 @@ class Database:
                         await asyncio.shield(self._writer.rollback())
                     raise
             except sqlite3.OperationalError as error:
-                raise _storage_trouble(error) from error
+                raise _storage_trouble(error) from error.__cause__
 
     async def resume_time(self) -> None:
         """Goes on counting outbox time where the last run left off."""
@@ -139,7 +139,9 @@ class Database:
 
 def _storage_trouble(error: sqlite3.OperationalError) -> Exception:
     text = str(error)
-    if "full" in text or "readonly" in text:
+    if "unable to open" in text or "readonly" in text:
+        return StorageBusy("the outbox cannot be written", code="storage-unusable")
+    if "full" in text:
         return StorageBusy("the disk with the outbox is full", code="storage-full")
     if "locked" in text or "busy" in text:
         return StorageBusy("the outbox is locked by another program", code="storage-locked")
@@ -151,8 +153,16 @@ def _storage_trouble(error: sqlite3.OperationalError) -> Exception:
 async def connect(path: Path, clock: Clock) -> Database:
     """Opens or creates the database and migrates it.
 
-    Raises SchemaTooNew when a newer PiSync wrote it, sqlite3.DatabaseError when it is damaged.
+    Raises SchemaTooNew when a newer PiSync wrote it, StorageBusy when there is no room, sqlite3.DatabaseError when it
+    is damaged.
     """
+    try:
+        return await _connect(path, clock)
+    except sqlite3.OperationalError as error:
+        raise _storage_trouble(error) from error.__cause__
+
+
+async def _connect(path: Path, clock: Clock) -> Database:
     fresh = not path.exists()
     writer = await aiosqlite.connect(path, isolation_level=None, timeout=BUSY_S)
     try:

@@ -37,6 +37,8 @@ def test_attempts_side_by_side_count_once():
     once = backoff.after_failure(Breaker(), POLICY, 1000, 0.5)
     assert backoff.after_failure(once, POLICY, 1001, 0.5) == once
     assert once.failures == 1
+    told = backoff.after_failure(once, POLICY, 1001, 0.0, retry_after_s=100)
+    assert told == Breaker(failures=1, due_at_ms=101_001)
 
 
 @given(st.integers(0, 50), st.integers(0, 10**9), st.integers(0, 10**9), st.booleans())
