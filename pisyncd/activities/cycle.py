@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -110,6 +111,8 @@ class SyncCycle:
         self._sent = goodput.totals()
         self._began_ms = outbox.db.now_ms()
         self._event_at_ms: int | None = None
+        # two ends side by side would tell the same work twice
+        self._one_at_a_time = asyncio.Lock()
 
     def pace(self, sync_in_s: float) -> None:
         """The cloud asks for another interval; it is kept within 1 to 60 min."""
@@ -122,6 +125,10 @@ class SyncCycle:
 
     async def step(self) -> float:
         """Ends the cycle if it is time; gives the seconds until it may be."""
+        async with self._one_at_a_time:
+            return await self._look()
+
+    async def _look(self) -> float:
         now_ms = self._outbox.db.now_ms()
         age_s = (now_ms - self._began_ms) / 1000
         since_event_s = self._since_event_s(now_ms)
@@ -135,9 +142,10 @@ class SyncCycle:
 
     async def conclude(self) -> None:
         """Ends the running cycle because the work ends: what happened since the last event is told."""
-        if self._counters != self._seen or self._event_at_ms is None:
-            self.asked = True
-            await self._end(self._outbox.db.now_ms(), 0.0, drained=True)
+        async with self._one_at_a_time:
+            if self._counters != self._seen or self._event_at_ms is None:
+                self.asked = True
+                await self._end(self._outbox.db.now_ms(), 0.0, drained=True)
 
     async def close(self) -> None:
         """Ends the running cycle because the process ends; nothing that happened stays untold."""

@@ -1,5 +1,7 @@
 """The sync cycle: what it counts, when it is told, and that offline is not a failure."""
 
+import asyncio
+
 import pytest
 
 from pisyncd.activities import cycle
@@ -145,6 +147,12 @@ async def test_what_happened_until_the_end_is_told_and_nothing_else(rig):
     await rig.cycle.close()
     assert len(await rig.events()) == 1
     assert await rig.outcomes() == ["failed"]
+
+
+async def test_two_ends_side_by_side_tell_the_work_once(rig):
+    rig.counters.attempted = rig.counters.files_synced = 5
+    await asyncio.gather(rig.cycle.step(), rig.cycle.conclude())
+    assert len(await rig.events()) == 1
 
 
 async def test_the_cloud_may_change_the_pace_within_bounds(rig):
