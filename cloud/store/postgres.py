@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -28,7 +29,10 @@ _BUSY = (
     asyncpg.LockNotAvailableError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
+    asyncpg.InvalidCatalogNameError,
     asyncpg.InterfaceError,
+    # asyncpg says so when a connection is ended by the server in the middle of an operation.
+    asyncpg.InternalClientError,
     asyncio.TimeoutError,
     OSError,
 )
@@ -108,7 +112,8 @@ class PostgresDatabase:
             try:
                 yield tx
             except BaseException:
-                with _mapped():
+                # On a connection that is gone the server has rolled back by itself.
+                with contextlib.suppress(*_BUSY):
                     await block.rollback()
                 raise
             with _mapped():
@@ -122,7 +127,9 @@ class PostgresDatabase:
         try:
             yield _PostgresTx(connection, self._queries)
         finally:
-            await self._pool.release(connection)
+            # The pool ends a connection that cannot be reset; what was committed on it stays committed.
+            with contextlib.suppress(*_BUSY):
+                await self._pool.release(connection)
 
     async def migrate(self) -> int:
         with _mapped():
