@@ -145,6 +145,28 @@ def _rows(database: Path) -> int:
 # --- demo -------------------------------------------------------------------------------------------------------------
 
 
+def _bar(width: int, **now: object) -> str:
+    """What the demonstration's progress module draws; it is run where its siblings are found."""
+    program = (
+        "import sys, json, progress\n"
+        "print(progress.line(progress.Progress(**json.loads(sys.argv[1])), int(sys.argv[2])))"
+    )
+    state = {"files": 3, "bytes": 1000, "owed_files": 1, "owed_bytes": 1, "rate_bps": 5e5, "now": "a.jsonl", **now}
+    done = _run(sys.executable, "-c", program, json.dumps(state), width, cwd=ROOT / "scripts/demonstration")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip("\n")
+
+
+def test_the_bar_says_100_percent_only_at_the_end() -> None:
+    assert _bar(120) == "[####################]  99% 2/3 files 999 B/1.0 KB 500 KB/s a.jsonl"
+    assert _bar(120, owed_files=0, owed_bytes=0, now="").startswith("[####################] 100% 3/3 files")
+
+
+@pytest.mark.parametrize("width", [20, 39, 60, 79])
+def test_the_bar_fits_its_line(width: int) -> None:
+    assert len(_bar(width, now="x" * 28)) <= width
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -184,6 +206,18 @@ def test_demo_delivers_an_odd_folder_and_leaves_it_as_it_was(odd_folder: Path) -
     assert "DELIVERED" in done.stdout
     assert "0 wrong" in done.stdout
     assert _listing(odd_folder) == before
+
+
+def test_demo_fails_when_a_file_cannot_be_delivered(tmp_path: Path) -> None:
+    (tmp_path / "open.txt").write_text("open")
+    (tmp_path / "closed.txt").write_text("closed")
+    (tmp_path / "closed.txt").chmod(0)
+    # Root reads everything unless the right to do so is taken away.
+    powerless = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = _run(*powerless, ROOT / "scripts/demo", tmp_path, "--once")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "NOT DELIVERED: 1 files or folders cannot be read" in done.stdout
+    assert "closed.txt: source-unreadable" in done.stdout
 
 
 def _listing(folder: Path) -> dict[bytes, tuple[int, int, int]]:

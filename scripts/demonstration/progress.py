@@ -11,6 +11,7 @@ from typing import TextIO
 from pisyncd.core.units import size
 
 PLAIN_EVERY_S = 2.0
+BAR = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +34,20 @@ class Progress:
 
 
 def line(progress: Progress, width: int) -> str:
-    """The state in one line of at most `width` characters."""
+    """The state in one line of at most `width` characters; what matters least is left out first."""
     delivered = max(progress.files - progress.owed_files, 0)
     sent = max(progress.bytes - progress.owed_bytes, 0)
-    words = f"{progress.done:4.0%} {delivered:,}/{progress.files:,} files {size(sent)}/{size(progress.bytes)}"
-    if progress.rate_bps:
-        words += f" {size(progress.rate_bps)}/s"
-    if progress.now:
-        words += f" {progress.now}"
-    room = min(width - len(words) - 4, 30)
-    if room < 5:
-        return words[:width]
-    filled = round(progress.done * room)
-    return f"[{'#' * filled}{'.' * (room - filled)}] {words}"
+    # Rounded down: 100% means that nothing is left.
+    percent = 100 if not progress.owed_files else min(int(progress.done * 100), 99)
+    core = f"{percent:3}% {delivered:,}/{progress.files:,} files {size(sent)}/{size(progress.bytes)}"
+    rate = f" {size(progress.rate_bps)}/s" if progress.rate_bps else ""
+    now = f" {progress.now}" if progress.now else ""
+    filled = round(percent / 100 * BAR)
+    bar = f"[{'#' * filled}{'.' * (BAR - filled)}] "
+    for text in (bar + core + rate + now, bar + core + rate, bar + core, core):
+        if len(text) <= width:
+            return text
+    return core[:width]
 
 
 class Screen:
