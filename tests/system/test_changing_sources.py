@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import sqlite3
@@ -121,11 +122,15 @@ def test_a_live_database_is_captured_whole_each_time(
 
         def last_is_there() -> bool:
             copy.write_bytes(shared_cloud.content(device.device_id, path))
-            return judge_copy(copy)[0] == final
+            return bool(judge_copy(copy)[0] == final)
 
         until("the last state has arrived", last_is_there)
     assert set(shared_cloud.files(device.device_id)) == {path}, "neither -wal nor -shm is sent"
     assert device.stop() == 0
+
+
+def sent_beyond(link: FaultyLink, up_bytes: int) -> bool:
+    return link.up_bytes > up_bytes
 
 
 def test_a_file_that_changes_while_it_is_sent_is_never_torn(
@@ -150,7 +155,7 @@ def test_a_file_that_changes_while_it_is_sent_is_never_torn(
     device.start()
     for number in range(1, 6):
         before = link.up_bytes
-        until("it is being sent", lambda before=before: link.up_bytes > before + 150_000)
+        until("it is being sent", functools.partial(sent_beyond, link, before + 150_000))
         last = rewrite(number)
     until("the last state arrives", lambda: judge.holds(shared_cloud, device, {b"growing.bin": last}))
     stored = shared_cloud.files(device.device_id)[path]
