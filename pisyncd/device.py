@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pisyncd.activities.cycle import SyncCycle
+from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.place import Mode
 from pisyncd.activities.prober import Prober
-from pisyncd.activities.uploader import Lanes
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way
 from pisyncd.config import Config

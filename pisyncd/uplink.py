@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import ssl
-import struct
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +37,7 @@ from pisyncd.core.errors import (
 )
 from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
+from pisyncd.tcp import Connections
 
 T = TypeVar("T")
 Body = bytes | AsyncIterator[bytes] | None
@@ -47,11 +45,7 @@ Seen = Callable[[Observation, str, str | None], None]
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
-SOON_S = 1.5
-UNSENT_BYTES_MAX = 128 * 1024
-TCP_RTO_MAX_MS, RETRANSMIT_MAX_MS = 44, 1500
 RETRY_AFTER_MAX_S = 3600.0
-HTTP_CHECKSUM_MISMATCH = 460
 
 
 class ChunkMismatch(TransientError):
@@ -130,7 +124,7 @@ class Uplink:
         self._session: aiohttp.ClientSession | None = None
         self.goodput = goodput
         self.began_sending: Callable[[], None] = lambda: None
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self.connections = Connections(silence_s=stall_s)
 
     @property
     def host(self) -> str:
@@ -231,7 +225,7 @@ class Uplink:
             connector = aiohttp.TCPConnector(
                 limit=0,
                 ssl=self._tls or True,
-                socket_factory=self._socket,
+                socket_factory=self.connections.make,
                 keepalive_timeout=75.0,
                 ttl_dns_cache=60,
             )
@@ -243,42 +237,6 @@ class Uplink:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
-
-    def _socket(self, info: Any) -> socket.socket:
-        family, kind, protocol, _, _ = info
-        made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
-        # plain loss recovery halves the rate at every lost packet: a Wi-Fi link with 1 % loss and 300 ms gives half
-        with contextlib.suppress(OSError):
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
-        with contextlib.suppress(OSError):
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._stall_s * 1000))
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
-            # from Linux 6.15 on: after an outage, the next try comes within this time instead of doubling to minutes
-            made.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RETRANSMIT_MAX_MS)
-        self._sockets.add(made)
-        return made
-
-    def stalled_s(self) -> float:
-        """For how long the cloud has acknowledged nothing although bytes are on their way, at the worst."""
-        return max((_Flight.of(each).silent_s for each in self._sockets), default=0.0)
-
-    def cut_stalled(self, longer_than_s: float) -> int:
-        """Ends the connections that have stalled for so long and will not try again soon; gives how many.
-
-        Their requests fail with LinkDown. What is on its way is sent twice then, so one that tries soon is left alone.
-        """
-        cut = 0
-        for each in self._sockets:
-            flight = _Flight.of(each)
-            if flight.silent_s <= longer_than_s or flight.next_try_s < SOON_S:
-                continue
-            with contextlib.suppress(OSError):
-                # without it the kernel would go on sending what is buffered, beside the new connection
-                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                each.shutdown(socket.SHUT_RDWR)
-                cut += 1
-        return cut
 
     async def _call(
         self,
@@ -315,8 +273,8 @@ class Uplink:
                 async with self._open().request(
                     method, url, headers=_sized(headers, body), data=data, allow_redirects=False
                 ) as response:
-                    content = await response.content.read(ANSWER_BYTES_MAX)
-                    return Answer(status=response.status, headers=response.headers, body=content)
+                    body_read = await _read_whole(response)
+                    return Answer(status=response.status, headers=response.headers, body=body_read)
         except TimeoutError as error:
             raise LinkDown(f"no answer within {stall_s:.0f} s", code="link-stalled") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
@@ -365,23 +323,13 @@ class Uplink:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """What TCP_INFO (linux/tcp.h) says of the bytes on their way. Seconds; silent_s is 0 when there are none."""
-
-    silent_s: float
-    next_try_s: float
-
-    @classmethod
-    def of(cls, connection: socket.socket) -> _Flight:
-        try:
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 60)
-        except OSError:
-            return cls(0.0, 0.0)
-        rto_us, _, _, _, in_flight, _, _, _, _, sent_ago_ms, _, _, acked_ago_ms = struct.unpack_from("=13I", info, 8)
-        if not in_flight:
-            return cls(0.0, 0.0)
-        return cls(acked_ago_ms / 1000, max(0.0, rto_us / 1e6 - sent_ago_ms / 1000))
+async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > ANSWER_BYTES_MAX:
+            raise LinkDown("the answer has no end", code="answer-too-large")
+    return bytes(content)
 
 
 async def _pieces(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:

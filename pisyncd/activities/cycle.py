@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from pisyncd.activities.uploader import Counters
+from pisyncd.activities.lanes import Counters
 from pisyncd.activities.way import Way
 from pisyncd.core import wire
 from pisyncd.meters import Goodput, Totals

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pisyncd.activities.cycle import SyncCycle
+from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.sender import Sender
-from pisyncd.activities.uploader import Lanes
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way
 from pisyncd.outbox import Outbox

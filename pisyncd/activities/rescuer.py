@@ -36,7 +36,7 @@ class Rescuer:
         """Seconds until the next look."""
         if not self._uplink.goodput.is_sending:
             return 3600.0
-        if self._uplink.stalled_s() < SILENT_S:
+        if self._uplink.connections.stalled_s() < SILENT_S:
             return LOOK_S
         try:
             await self._uplink.probe(self._knock_s)
@@ -45,7 +45,7 @@ class Rescuer:
             self._knock_s = min(self._knock_s * 1.5, KNOCK_MAX_S)
             return LOOK_S / 2
         self._knock_s = KNOCK_S
-        cut = self._uplink.cut_stalled(SILENT_S)
+        cut = self._uplink.connections.cut_stalled(SILENT_S)
         if cut:
             log.info("transfers.rescued", connections=cut)
         return LOOK_S

@@ -6,7 +6,7 @@ import pytest
 
 from pisyncd.activities import cycle
 from pisyncd.activities.cycle import SyncCycle, Tally
-from pisyncd.activities.uploader import Counters
+from pisyncd.activities.lanes import Counters
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.core import backoff, link
 from pisyncd.core.transfer import ChunkRule

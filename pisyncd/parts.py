@@ -1,0 +1,208 @@
+"""The composition root of the device: which parts there are, and how they are wired to each other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pisyncd.activities.cycle import SyncCycle
+from pisyncd.activities.finisher import Finisher
+from pisyncd.activities.janitor import Janitor
+from pisyncd.activities.lanes import Lanes
+from pisyncd.activities.preparing import Preparer, PrepareRules
+from pisyncd.activities.prober import Prober
+from pisyncd.activities.rescuer import Rescuer
+from pisyncd.activities.sender import Sender
+from pisyncd.activities.uploader import Lane
+from pisyncd.activities.watchdog import Watchdog
+from pisyncd.activities.watcher import Watcher
+from pisyncd.activities.way import Way, WayRules
+from pisyncd.config import Config
+from pisyncd.core import backoff, link, plan, transfer
+from pisyncd.device import RunningDevice
+from pisyncd.meters import Goodput
+from pisyncd.outbox import Outbox
+from pisyncd.runtime.activity import Activity, Pulse, Stop
+from pisyncd.runtime.notify import Notifier
+from pisyncd.uplink import Uplink
+
+SPOOL = "spool"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What one run is made of."""
+
+    device: RunningDevice
+    activities: Sequence[Activity]
+    finisher: Finisher
+    uplink: Uplink
+    way: Way
+    lanes: Lanes
+    janitor: Janitor
+
+    async def load(self) -> None:
+        """Goes on where the last run left off. Before the activities begin."""
+        await self.way.load()
+        await self.lanes.load()
+        await self.janitor.sweep_spool()
+
+
+def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: Notifier, *, once: bool) -> Parts:
+    """The parts of one run; `once`: of one cycle that ends by itself."""
+    clock = outbox.db.clock
+    pulse = Pulse(clock.boottime_ms)
+    way = Way(outbox, _way_rules(config))
+    uplink = _uplink(config, token, outbox, way)
+    lanes = _lanes(config, outbox, way, uplink, stop)
+    sender = _sender(config, outbox, way, uplink, once=once)
+    cycle = _cycle(config, outbox, lanes, sender, once=once)
+    watcher = _watcher(config, outbox, way, pulse, once=once)
+    prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.queue.anything_owed)
+    janitor = Janitor(outbox, config.state_dir / SPOOL)
+    device = RunningDevice(
+        config=config,
+        clock=clock,
+        outbox=outbox,
+        way=way,
+        lanes=lanes,
+        watcher=watcher,
+        cycle=cycle,
+        pulse=pulse,
+        prober=prober,
+    )
+    finisher = Finisher(
+        outbox=outbox,
+        watcher=watcher,
+        lanes=lanes,
+        way=way,
+        cycle=cycle,
+        sender=sender,
+        stop=stop,
+        tries_max=config.sync.retries_max,
+        settle_s=config.settle.force_s,
+    )
+    activities: list[Activity] = [
+        prober,
+        *(Lane(number, lanes, stop) for number in range(1, config.transfer.parallel_max + 1)),
+        Rescuer(uplink),
+        sender,
+        cycle,
+        finisher if once else watcher,
+        janitor,
+        Watchdog(pulse, notifier, device.status_line, deadline_s=config.watchdog.deadline_s),
+    ]
+    return Parts(
+        device=device,
+        activities=activities,
+        finisher=finisher,
+        uplink=uplink,
+        way=way,
+        lanes=lanes,
+        janitor=janitor,
+    )
+
+
+def _sender(config: Config, outbox: Outbox, way: Way, uplink: Uplink, *, once: bool) -> Sender:
+    messages = config.messages
+    outbox.messages.queue_max = messages.queue_max
+    return Sender(outbox, uplink, way, batch_items=messages.batch_items, timeout_s=messages.timeout_s, patient=not once)
+
+
+def _cycle(config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, *, once: bool) -> SyncCycle:
+    cycle = SyncCycle(
+        outbox,
+        lanes.way,
+        lanes.uplink.goodput,
+        lanes.counters,
+        device_id=config.device_id,
+        interval_s=config.sync.interval_s,
+        heartbeat_s=config.sync.heartbeat_s,
+        scheduled=config.sync.scheduled and not once,
+        reported=sender.wake.set,
+        owed=outbox.queue.anything_owed,
+    )
+    lanes.delivered = cycle.wake.set
+    sender.paced = cycle.pace
+    return cycle
+
+
+def _watcher(config: Config, outbox: Outbox, way: Way, pulse: Pulse, *, once: bool) -> Watcher:
+    deadline_s = config.watchdog.deadline_s
+    return Watcher(
+        config.watch,
+        config.settle,
+        outbox.files,
+        outbox.db.clock,
+        wake_uploader=way.rouse,
+        avoid=[config.state_dir, config.runtime_dir],
+        # a slow card takes minutes to scan; each batch of a scan is progress
+        beat=lambda: None if once else pulse.expect("watcher", deadline_s),
+        deadline_s=deadline_s,
+    )
+
+
+def _way_rules(config: Config) -> WayRules:
+    return WayRules(
+        link=link.Rule(interval_s=config.probe.interval_s, idle_interval_s=config.probe.idle_interval_s),
+        backoff=backoff.Policy(
+            base_s=config.backoff.base_s,
+            cap_s=config.backoff.cap_s,
+            quick_retries=config.sync.retries_max,
+            quick_s=config.sync.retry_delay_s,
+        ),
+        chunk=transfer.ChunkRule(
+            target_s=config.transfer.chunk_target_s,
+            bytes_min=config.transfer.chunk_bytes_min,
+            bytes_max=config.transfer.chunk_bytes_max,
+            bytes_start=config.transfer.chunk_bytes_start,
+        ),
+    )
+
+
+def _uplink(config: Config, token: str, outbox: Outbox, way: Way) -> Uplink:
+    return Uplink(
+        url=config.cloud.url,
+        token=token,
+        connect_timeout_s=config.cloud.connect_timeout_s,
+        stall_s=config.transfer.stall_s,
+        ca_file=config.cloud.ca_file,
+        seen=way.observe,
+        told_time=outbox.db.clock.confirm,
+        goodput=Goodput(),
+    )
+
+
+def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop) -> Lanes:
+    preparer = Preparer(
+        outbox,
+        {root.name: root.path for root in config.watch},
+        config.state_dir / SPOOL,
+        PrepareRules(
+            upload_bytes_max=config.transfer.upload_bytes_max,
+            free_floor_bytes=config.disk.free_floor_bytes,
+            free_floor_percent=config.disk.free_floor_percent,
+            item_base_s=config.backoff.item_base_s,
+            item_cap_s=config.backoff.item_cap_s,
+            debounce_s=config.settle.debounce_s,
+        ),
+        random.random,
+        lambda: bool(stop),
+    )
+    rules = plan.Rules(
+        file_bytes_max=config.transfer.bundle_file_bytes_max,
+        bundle_bytes_max=config.transfer.bundle_bytes_max,
+        entries_max=config.transfer.bundle_entries_max,
+        target_s=config.transfer.chunk_target_s,
+        parallel=config.transfer.parallel_max,
+    )
+    return Lanes(
+        outbox=outbox,
+        uplink=uplink,
+        way=way,
+        preparer=preparer,
+        rules=rules,
+        device_id=config.device_id,
+        compress=config.transfer.compress,
+    )
