@@ -139,8 +139,9 @@ class Course:
         owed = status["queue"]["files"]["count"]
         if owed <= len(few) or not few or owed > FAILURES_MAX:
             return few
-        page = self.play.ask("GET", f"/failures?limit={FAILURES_MAX}") or {}
-        return page.get("failures", few)
+        page = self.play.ask("GET", f"/failures?limit={FAILURES_MAX}")
+        more: list[dict[str, Any]] = page["failures"] if page else few
+        return more
 
     def _still_for(self, moved_at: float) -> float:
         return time.monotonic() - moved_at
