@@ -5,22 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from pisyncd.core import wire
+from pisyncd.core import units, wire
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 
 def size(count: int | None) -> str:
-    """1536 -> '1.5 KB'."""
-    if count is None:
-        return "unknown"
-    value = float(count)
-    for unit in _UNITS:
-        if value < 1000 or unit == _UNITS[-1]:
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return ""
+    """1500 -> '1.5 KB', None -> 'unknown'."""
+    return "unknown" if count is None else units.size(count)
 
 
 def number(value: int) -> str:

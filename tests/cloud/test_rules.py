@@ -176,7 +176,7 @@ def test_search_text_is_matched_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KB"), (5 * 1024**3, "5.0 GB"), (None, "unknown")]
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1536, "1.5 KB"), (5 * 1000**3, "5.0 GB"), (None, "unknown")]
 )
 def test_sizes_for_people(count: int | None, text: str) -> None:
     assert words.size(count) == text
