@@ -121,10 +121,10 @@ class RunningDevice:
 
     def sync(self) -> None:
         self._cycle.ask()
-        self.prober.asked()
+        self.prober.asked(curious=False)
 
     def probe(self) -> None:
-        self.prober.asked()
+        self.prober.asked(curious=True)
 
     def status_line(self) -> str:
         """One line for `systemctl status`: the link, what moves, what is wrong."""

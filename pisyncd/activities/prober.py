@@ -37,15 +37,17 @@ class Prober:
         self._owed = owed
         self._changed = False
         self._forget = False
+        self._curious = False
 
     def link_changed(self) -> None:
         """An interface, an address or a route changed."""
         self._changed = True
         self.wake.set()
 
-    def asked(self) -> None:
-        """A person wants to know, and wants all waits forgotten."""
+    def asked(self, *, curious: bool) -> None:
+        """A person wants all waits forgotten; a curious one wants to know the speed, too."""
         self._forget = True
+        self._curious = self._curious or curious
         self.wake.set()
 
     async def step(self) -> float:
@@ -58,17 +60,20 @@ class Prober:
         if not meters.is_loopback(self._uplink.host) and not await asyncio.to_thread(meters.interface_is_up):
             self._way.observe("no-interface", "no network interface is up")
         else:
-            await self._probe()
+            # a link that has only just come up is about to show its speed by real transfers
+            calm = self._way.link.state == "full" and not self._way.link.doubts
+            await self._probe(may_measure=calm or self._curious)
+        self._curious = False
         self._way.probed()
         return link.next_probe_s(self._way.link, await self._owed(), self._way.rules.link, self._way.chance())
 
-    async def _probe(self) -> None:
+    async def _probe(self, *, may_measure: bool) -> None:
         await self._way.use_network(await asyncio.to_thread(meters.network_name), self._network_goodput)
         try:
             # patience grows: a packet lost on the way must not cost the ten seconds that a slow link may need
             patience_s = min(self._timeout_s, QUICK_TIMEOUT_S * 2.0 ** min(self._way.link.probes_since_change, 8))
             await self._uplink.probe(patience_s)
-            if self._uplink.goodput.known_bps is None and not await self._owed():
+            if may_measure and self._uplink.goodput.known_bps is None and not await self._owed():
                 await self._uplink.measure(MEASURE_BYTES)
                 await self._way.learn_network(self._uplink.goodput.known_bps)
         except LinkDown as error:
