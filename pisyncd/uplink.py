@@ -268,7 +268,7 @@ class Uplink:
     ) -> Answer:
         stall_s = stall_s or self._stall_s
         try:
-            async with asyncio.timeout(stall_s + self._connect_timeout_s) as deadline, self._sending(body):
+            async with asyncio.timeout(stall_s) as deadline, self._sending(body):
                 data = self._counted(body, deadline, stall_s) if body is not None else None
                 async with self._open().request(
                     method, url, headers=_sized(headers, body), data=data, allow_redirects=False
