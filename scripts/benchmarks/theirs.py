@@ -47,7 +47,7 @@ def _checked(ground: Ground, copy: Path, seconds: float) -> float:
     return seconds
 
 
-def rsync(ground: Ground, patient: bool) -> float:
+def rsync(ground: Ground, patient: bool, *more: str) -> float:
     """Send with rsync -az to an rsync daemon; -a alone on loopback, where compression only costs."""
     copy, port = ground.scratch("rsync"), free_port()
     config = ground.work / "rsyncd.conf"
@@ -58,12 +58,17 @@ def rsync(ground: Ground, patient: bool) -> float:
     daemon = ["rsync", "--daemon", "--no-detach", f"--config={config}", f"--port={port}", f"--address={ground.host}"]
     ground.serve("rsyncd", daemon, port=port)
     how = ["-az"] if ground.network else ["-a"]
-    how += ["--partial", "--timeout=10"] if patient else []
+    how += [*more, *(["--partial", "--timeout=10"] if patient else [])]
     return _checked(
         ground,
         copy,
         _send(ground, ["rsync", *how, f"{ground.source}/", f"rsync://{ground.host}:{port}/copy/"], patient),
     )
+
+
+def rsync_durable(ground: Ground, patient: bool) -> float:
+    """The same with --fsync: what is done is on the disk, as with PiSync."""
+    return rsync(ground, patient, "--fsync")
 
 
 def rclone(ground: Ground, patient: bool) -> float:
@@ -117,6 +122,7 @@ def plain_copy(ground: Ground, patient: bool) -> float:
 
 
 RSYNC = Tool(name="rsync", commands=("rsync",), packages=("rsync",), send=rsync)
+RSYNC_DURABLE = Tool(name="rsync-fsync", commands=("rsync",), packages=("rsync",), send=rsync_durable)
 RCLONE = Tool(name="rclone", commands=("rclone",), packages=("rclone",), send=rclone)
 UNISON = Tool(name="unison", commands=("unison",), packages=("unison",), send=unison)
 RESTIC = Tool(name="restic", commands=("restic", "rclone"), packages=("restic", "rclone"), send=restic)

@@ -13,7 +13,7 @@ from benchmarks import netem, ours, trees
 from benchmarks.ground import Ground, free_port, loopback, over
 from benchmarks.result import Options, Result, Skipped
 from benchmarks.syncthing import SYNCTHING
-from benchmarks.theirs import PLAIN, RCLONE, RESTIC, RSYNC, UNISON, Tool
+from benchmarks.theirs import PLAIN, RCLONE, RESTIC, RSYNC, RSYNC_DURABLE, UNISON, Tool
 
 Line = Result | Skipped
 
@@ -73,13 +73,13 @@ def _lan(name: str, count: int, total: int, limit_s: float, options: Options, to
 
 def lan_5000(options: Options) -> Iterator[Line]:
     """5,000 files, 195 MB, first time, on loopback."""
-    others = [RSYNC, PLAIN, SYNCTHING, UNISON, *([RESTIC, RCLONE] if options.thorough else [])]
+    others = [RSYNC, RSYNC_DURABLE, PLAIN, SYNCTHING, UNISON, *([RESTIC, RCLONE] if options.thorough else [])]
     yield from _lan("lan-5000", 5_000, 195 * MB, 9.0, options, others)
 
 
 def lan_50000(options: Options) -> Iterator[Line]:
     """50,000 files, 268 MB, first time, on loopback."""
-    others = [RSYNC, PLAIN, UNISON, *([SYNCTHING, RESTIC] if options.thorough else [])]
+    others = [RSYNC, RSYNC_DURABLE, PLAIN, UNISON, *([SYNCTHING, RESTIC] if options.thorough else [])]
     yield from _lan("lan-50000", 50_000, 268 * MB, 45.0, options, others)
 
 
