@@ -8,7 +8,7 @@ from cloud.api import access, answers, params, payload
 from cloud.api.shapes import BatchLogOut, SyncStatusOut, TelemetryStatus
 from cloud.flows import identity
 from cloud.flows.ingest import BatchNote, Taken
-from cloud.rules import intake, problems, times
+from cloud.rules import intake, problems
 from cloud.rules.access import Principal
 from cloud.rules.admit import Unit
 from cloud.services import SERVICES, Services
@@ -23,9 +23,7 @@ async def post_batch(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     principal = await access.require(request, device=True)
     batch = intake.decode_batch(await payload.read(request))
-    sent_ms = times.parse(batch.sentAt) if batch.sentAt is not None else None
-    if batch.sentAt is not None and sent_ms is None:
-        raise problems.invalid("/sentAt", "date-time", "sentAt is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
+    sent_ms = None if batch.sentAt is None else intake.moment(batch.sentAt, "sentAt")
     facts = tuple(
         intake.item_fact(
             bytes(raw), device_id=principal.device_id, batch_id=batch.batchId, index=index, sent_ms=sent_ms

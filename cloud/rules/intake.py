@@ -148,6 +148,28 @@ def _hash(*parts: object) -> bytes:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def moment(text: str, name: str) -> int:
+    """A time of a body in wall milliseconds. Raises Refusal 422."""
+    found = times.parse(text)
+    if found is None:
+        raise problems.invalid(f"/{name}", "date-time", f"{name} is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
+    return found
+
+
+def _sync_digest(event: SyncEventIn, timestamp_ms: int) -> bytes:
+    # sent_at is left out: it changes with every attempt to send the same event.
+    return _hash(
+        timestamp_ms,
+        event.total_files_synced,
+        event.total_errors,
+        event.internet_speed,
+        event.error_code,
+        event.bytes_sent,
+        event.duration_ms,
+        event.queue_depth,
+    )
+
+
 def decode_sync_event(body: bytes) -> SyncEventIn:
     """Raises Refusal 400 (not JSON) or 422 (with every fault's place)."""
     try:
@@ -173,25 +195,9 @@ def sync_fact(
     place: Place | None = None,
 ) -> SyncFact:
     """The fact in a sync event; without an id of its own it gets one from its content. Raises Refusal 422."""
-    timestamp_ms = times.parse(event.timestamp)
-    if timestamp_ms is None:
-        raise problems.invalid("/timestamp", "date-time", "timestamp is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
-    sent_ms = batch_sent_ms
-    if event.sent_at is not None:
-        sent_ms = times.parse(event.sent_at)
-        if sent_ms is None:
-            raise problems.invalid("/sent_at", "date-time", "sent_at is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
-    # sent_at is left out: it changes with every attempt to send the same event.
-    digest = _hash(
-        timestamp_ms,
-        event.total_files_synced,
-        event.total_errors,
-        event.internet_speed,
-        event.error_code,
-        event.bytes_sent,
-        event.duration_ms,
-        event.queue_depth,
-    )
+    timestamp_ms = moment(event.timestamp, "timestamp")
+    sent_ms = batch_sent_ms if event.sent_at is None else moment(event.sent_at, "sent_at")
+    digest = _sync_digest(event, timestamp_ms)
     return SyncFact(
         event_id=event.event_id or (item.id if item and item.id else f"auto-{digest.hex()}"),
         digest=digest,

@@ -165,7 +165,7 @@ async def open_postgres(url: str) -> PostgresDatabase:
             min_size=1,
             max_size=POOL_MAX,
             timeout=CONNECT_TIMEOUT_S,
-            server_settings={"application_name": "pisync-cloud", "synchronous_commit": "on"},
+            server_settings={"application_name": "pisync-cloud", "synchronous_commit": "on", "lock_timeout": "30s"},
         )
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         raise ConfigError(

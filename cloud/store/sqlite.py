@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable
@@ -187,8 +188,13 @@ async def open_sqlite(path: Path) -> SqliteDatabase:
     """Opens or creates the database file. Raises StorageBusy when that is not possible now."""
     opened: list[aiosqlite.Connection] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        is_new = not path.exists()
         opened.append(await _open(path, _WRITER_PRAGMAS))
+        if is_new and os.geteuid() == 0:
+            # Enrolling as root before the first start would leave the service's user a database it cannot write.
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
         for _ in range(READERS):
             opened.append(await _open(path, _READER_PRAGMAS))
     except (sqlite3.Error, OSError) as error:

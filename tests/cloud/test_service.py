@@ -169,6 +169,13 @@ def test_a_mistyped_data_directory_is_not_made(tmp_path: Path) -> None:
     assert not (tmp_path / "typo").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to someone else")
+def test_a_database_that_root_makes_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    assert run("enroll", "pi-1", "--data", str(tmp_path)).returncode == 0
+    assert {entry.stat().st_uid for entry in tmp_path.iterdir() if entry.is_file()} == {65534}
+
+
 def test_a_newer_schema_ends_with_78(tmp_path: Path) -> None:
     run("enroll", "pi-1", "--data", str(tmp_path))
     with sqlite3.connect(tmp_path / "pisync.db") as lite:
