@@ -135,7 +135,7 @@ class Transfer(Struct, frozen=True, kw_only=True):
     ] = 16 * MIB
     bundle_entries_max: Annotated[
         int, Meta(ge=1, le=10000, description="A bundle is closed when it holds this many files.")
-    ] = 1000
+    ] = 400
     upload_bytes_max: Annotated[
         int, Meta(ge=MIB, le=16 * TIB, description="A larger file is not sent but listed as failed.")
     ] = 64 * GIB

@@ -35,7 +35,7 @@ class Rules:
 
     file_bytes_max: int = 1024 * 1024
     bundle_bytes_max: int = 16 * 1024 * 1024
-    entries_max: int = 1000
+    entries_max: int = 400
     target_s: float = 15.0
     parallel: int = 4
     bytes_start: int = 512 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Iterator
 
@@ -47,5 +48,6 @@ def keep_small() -> None:
 
 def give_back() -> None:
     """Returns free memory to the system, after something large has ended."""
+    gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
