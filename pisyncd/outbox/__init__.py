@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from pisyncd.outbox import salvage
@@ -20,6 +19,8 @@ from pisyncd.outbox.messages import Messages
 from pisyncd.runtime.clock import Clock
 
 log = structlog.get_logger()
+
+SALVAGED = "salvaged"
 
 __all__ = ["Outbox", "open_outbox"]
 
@@ -41,24 +42,28 @@ class Outbox:
 async def open_outbox(path: Path, clock: Clock) -> AsyncIterator[Outbox]:
     """Opens the outbox at `path`; a damaged one is set aside, named in the ledger, and what is readable carried over.
 
-    Raises SchemaTooNew when a newer PiSync wrote it.
+    Raises SchemaTooNew when a newer PiSync wrote it, StorageBusy when there is no room or another program holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = None
-    if path.exists() and _was_unclean(path) and not salvage.is_sound(path):
-        aside = salvage.set_aside(path)
+    if salvage.is_damaged(path):
+        salvage.set_aside(path)
     try:
         db = await connect(path, clock)
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error):
+    except (sqlite3.Error, ValueError) as error:
+        if not salvage.means_damage(error, opening=True):
             raise
-        aside = salvage.set_aside(path)
+        salvage.set_aside(path)
         db = await connect(path, clock)
     try:
         outbox = await _compose(db)
-        if aside is not None:
+        if (aside := salvage.not_carried_over(path)) is not None:
             await _carry_over(outbox, aside)
+            salvage.carried_over(path)
         yield outbox
+    except BaseException as error:
+        if salvage.means_damage(error):
+            salvage.suspect(path)
+        raise
     finally:
         await db.close()
 
@@ -82,29 +87,33 @@ async def _compose(db: Database) -> Outbox:
     )
 
 
-def _was_unclean(path: Path) -> bool:
-    """A write-ahead log that was left behind: the power was cut, or the process was killed."""
-    return Path(f"{path}-wal").exists()
-
-
 async def _carry_over(outbox: Outbox, aside: Path) -> None:
-    carried = 0
+    if await outbox.memory.get(SALVAGED) == aside.name:
+        return
+    carried: set[str] = set()
+    unreadable = 0
     async with outbox.db.transaction() as tx:
         for row in salvage.readable_rows(aside, "messages"):
-            stream = str(row["stream"]).partition("-")[0]
-            try:
-                body = msgspec.json.decode(row["body"], type=dict)
-            except msgspec.DecodeError:
+            message = salvage.message_in(row)
+            if message is None or message.message_id in carried:
+                unreadable += 1
                 continue
-            await outbox.messages.append(tx, stream, row["item_type"], body, message_id=row["id"])
-            carried += 1
+            await outbox.messages.append(
+                tx, message.stream, message.item_type, message.body, message_id=message.message_id
+            )
+            carried.add(message.message_id)
         await outbox.ledger.record(
             tx,
             "outbox-damaged",
             "outbox-damaged",
-            count=carried,
-            detail=f"set aside as {aside.name}; {carried} messages carried over; all files are looked at again",
+            count=len(carried),
+            detail=f"set aside as {aside.name}; {len(carried)} messages carried over, {unreadable} unreadable; "
+            "all files are looked at again",
         )
-    digests = [row["sha256"] for row in salvage.readable_rows(aside, "contents") if len(row["sha256"]) == 32]
+        await outbox.memory.set_in(tx, SALVAGED, aside.name)
+    rows = salvage.readable_rows(aside, "contents")
+    digests = [row["sha256"] for row in rows if isinstance(row["sha256"], bytes) and len(row["sha256"]) == 32]
     await outbox.files.learn_contents(digests)
-    log.warning("outbox.salvaged", messages=carried, contents=len(digests), aside=aside.name)
+    log.warning(
+        "outbox.salvaged", messages=len(carried), unreadable=unreadable, contents=len(digests), aside=aside.name
+    )

@@ -98,7 +98,11 @@ class Memory:
 
     async def set(self, name: str, value: str) -> None:
         async with self._db.transaction() as tx:
-            await _sql.set_cursor(tx, name=name, value=value)
+            await self.set_in(tx, name, value)
+
+    async def set_in(self, tx: aiosqlite.Connection, name: str, value: str) -> None:
+        """In the caller's transaction."""
+        await _sql.set_cursor(tx, name=name, value=value)
 
     async def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination; a wait from before a restart goes on."""

@@ -1,4 +1,8 @@
-"""What is done with an outbox that is damaged: it is set aside, and what can still be read is carried over."""
+"""What is done with an outbox that is damaged: it is set aside, and what can still be read is carried over.
+
+Beside the database, `<name>.suspect` says that a run met damage in it, and `<name>.salvage` names the one that was set
+aside and is not carried over yet: a power cut in between loses nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,14 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
+
+from pisyncd.core import wire
 
 log = structlog.get_logger()
 
@@ -18,27 +26,94 @@ COLUMNS = {
     "messages": ("id", "item_type", "body", "stream", "seq"),
     "contents": ("sha256",),
 }
+MAGIC = b"SQLite format 3\0"
+HEADER_BYTES = 100
+# no PiSync has that many migrations: a number above it was not written by one
+SCHEMA_MAX = 1000
+STREAMS = (wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_EVENT)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """A message that was read from a damaged outbox. `stream` is the short name."""
+
+    message_id: str
+    stream: str
+    item_type: str
+    body: dict[str, Any]
+
+
+def is_damaged(path: Path) -> bool:
+    """Whether the database is there and its pages do not hang together (SQLite's quick_check).
+
+    False when it cannot be told: a database that another program holds, or that cannot be opened, is not damaged.
+    """
+    if not path.exists():
+        return False
+    if _suspect(path).exists():
+        return True
+    try:
+        if not _plausible(path):
+            return True
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            return bool(db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",))
+    except (sqlite3.Error, OSError) as error:
+        return means_damage(error, opening=True)
+
+
+def means_damage(error: BaseException, *, opening: bool = False) -> bool:
+    """Whether an error, or one in a group of errors, tells that the database is damaged, not that it is held or full.
+
+    `opening`: no statement of ours has run on sound tables yet, so one that SQLite cannot understand, or a value that
+    is no number, is damage too.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return any(means_damage(each, opening=opening) for each in error.exceptions)
+    if opening and isinstance(error, ValueError):
+        return True
+    if not isinstance(error, sqlite3.Error):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return "decode" in str(error)  # text that is no UTF-8; Python raises this, not SQLite
+    damage = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+    if opening:
+        damage |= {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+    return code & 0xFF in damage
+
+
+def suspect(path: Path) -> None:
+    """A run met damage that a look at the pages may not show: the next start sets the database aside."""
+    with contextlib.suppress(OSError):
+        _suspect(path).touch()
 
 
 def set_aside(path: Path) -> Path:
     """Renames the database and its companions to the first free `<name>.damaged-N`; gives the new path."""
     number = next(n for n in range(1, 1_000_000) if not path.with_name(f"{path.name}.damaged-{n}").exists())
     aside = path.with_name(f"{path.name}.damaged-{number}")
-    for suffix in SUFFIXES:
+    _write_durably(_pending(path), aside.name)
+    for suffix in reversed(SUFFIXES):
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
+    _suspect(path).unlink(missing_ok=True)
     _sync_directory(path.parent)
     log.error("outbox.set_aside", path=str(path), aside=str(aside))
     return aside
 
 
-def is_sound(path: Path) -> bool:
-    """Whether the pages of the database hang together (SQLite's quick_check)."""
+def not_carried_over(path: Path) -> Path | None:
+    """The database that was set aside and from which nothing was carried over yet."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return bool(db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.DatabaseError:
-        return False
+        aside = path.with_name(_pending(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return aside if aside.exists() and aside != path.parent else None
+
+
+def carried_over(path: Path) -> None:
+    """What could be read is in the new outbox, durably."""
+    _pending(path).unlink(missing_ok=True)
 
 
 def readable_rows(aside: Path, table: str) -> Iterator[dict[str, Any]]:
@@ -49,13 +124,50 @@ def readable_rows(aside: Path, table: str) -> Iterator[dict[str, Any]]:
         order = ", ".join(f"{name} {direction}" for name in columns[-2:])
         query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"  # noqa: S608 - constants of this file
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{aside}?mode=ro", uri=True)) as db:
+            with contextlib.closing(sqlite3.connect(f"{aside.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 for row in db.execute(query):
                     if row[-2:] not in seen:
                         seen.add(row[-2:])
                         yield dict(zip(columns, row, strict=True))
-        except sqlite3.DatabaseError as error:
+        except sqlite3.Error as error:
             log.warning("outbox.salvage_ended", table=table, direction=direction, error=str(error))
+
+
+def message_in(row: dict[str, Any]) -> Message | None:
+    """The message of a row of a damaged database; None when it is not one."""
+    stream = str(row["stream"]).partition("-")[0]
+    if stream not in STREAMS or not all(isinstance(row[name], str) for name in ("id", "item_type", "body")):
+        return None
+    try:
+        body = msgspec.json.decode(row["body"], type=dict)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    return Message(message_id=row["id"], stream=stream, item_type=row["item_type"], body=body)
+
+
+def _plausible(path: Path) -> bool:
+    """Whether the header is one that PiSync may have written. SQLite takes an empty file for a new database, another
+    format version for one that must not be written, and we a large schema number for a newer PiSync."""
+    with path.open("rb") as file:
+        header = file.read(HEADER_BYTES)
+    formats_known = set(header[18:20]) <= {1, 2}
+    schema = int.from_bytes(header[60:64], "big")
+    return len(header) == HEADER_BYTES and header.startswith(MAGIC) and formats_known and schema <= SCHEMA_MAX
+
+
+def _suspect(path: Path) -> Path:
+    return path.with_name(f"{path.name}.suspect")
+
+
+def _pending(path: Path) -> Path:
+    return path.with_name(f"{path.name}.salvage")
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_directory(directory: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pisyncd.core import transfer as rules
 from pisyncd.core.backoff import Breaker
 from pisyncd.core.errors import Rejected, SchemaTooNew, SourceGone, StorageBusy
-from pisyncd.outbox import open_outbox
+from pisyncd.outbox import open_outbox, salvage
 from pisyncd.outbox.books import Cycle
 from pisyncd.outbox.db import connect
 
@@ -255,6 +255,108 @@ async def test_start_always_succeeds(tmp_path, clock, content):
     path.write_bytes(content)
     async with open_outbox(path, clock) as outbox:
         assert (await outbox.files.add([sighting(b"a", 1)])).new == 1
+
+
+async def filled(path, clock, count=200):
+    """An outbox with that many messages, closed in good order; their ids."""
+    async with open_outbox(path, clock) as outbox:
+        for number in range(count):
+            await outbox.cycles.record(CYCLE, {"device_id": "d", "pad": "x" * 500, "number": number})
+        return {each.id for each in await outbox.messages.batch(500)}
+
+
+async def carried(outbox):
+    return {each.id for each in await outbox.messages.batch(500) if each.itemType == "sync_event"}
+
+
+async def test_damage_that_came_after_a_stop_in_good_order_is_found(tmp_path, clock):
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock)
+    tear(path, leave=0.6)
+    Path(f"{path}-wal").unlink()
+    async with open_outbox(path, clock) as outbox:
+        assert (await outbox.ledger.newest(1))[0]["what"] == "outbox-damaged"
+        assert await carried(outbox) <= ids
+
+
+async def test_damage_that_only_a_run_meets_is_set_aside_by_the_next_start(tmp_path, clock):
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock)
+    with pytest.raises(ExceptionGroup):
+        async with open_outbox(path, clock):
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise ExceptionGroup("activities", [error])
+    async with open_outbox(path, clock) as outbox:
+        assert await carried(outbox) == ids
+    async with open_outbox(path, clock) as outbox:
+        assert await carried(outbox) == ids
+    assert len(list(tmp_path.glob("*.damaged-?"))) == 1
+
+
+async def test_an_outbox_that_another_program_holds_is_not_damaged(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr("pisyncd.outbox.db.BUSY_S", 0.0)
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock, 3)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageBusy):
+            async with open_outbox(path, clock):
+                pass
+    async with open_outbox(path, clock) as outbox:
+        assert await carried(outbox) == ids
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+async def test_a_power_cut_before_the_salvage_loses_nothing(tmp_path, clock):
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock, 3)
+    salvage.set_aside(path)
+    await (await connect(path, clock)).close()  # the new one is there, and empty
+    async with open_outbox(path, clock) as outbox:
+        assert await carried(outbox) == ids
+        assert [entry["count"] for entry in await outbox.ledger.newest(5)] == [3]
+    async with open_outbox(path, clock) as outbox:
+        assert len(await outbox.ledger.newest(5)) == 1
+
+
+async def test_rows_that_make_no_sense_do_not_stop_the_salvage(tmp_path, clock):
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock, 3)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript("""
+            DROP TABLE contents; CREATE TABLE contents (sha256);
+            INSERT INTO contents VALUES (NULL), (7), ('text'), (x'00');
+            CREATE TABLE rubbish AS SELECT * FROM messages; DROP TABLE messages; ALTER TABLE rubbish RENAME TO messages;
+            INSERT INTO messages (stream, seq, id, item_type, body) VALUES ('nobody', 9, 'x', 'event', '{}');
+            INSERT INTO messages (stream, seq, id, item_type, body) VALUES ('event', 9, NULL, 'event', '{}');
+            INSERT INTO messages (stream, seq, id, item_type, body) VALUES ('event', 10, 'y', 'event', '[');
+            INSERT INTO messages SELECT 'event', 11, id, item_type, body, 5, '', 0, 0, 0, 0 FROM messages LIMIT 1;
+        """)
+    salvage.suspect(path)
+    async with open_outbox(path, clock) as outbox:
+        assert await carried(outbox) == ids
+
+
+@pytest.mark.parametrize("at", [18, 19, 44, 59, 60, 61])
+@pytest.mark.parametrize("value", [0, 3, 200])
+async def test_a_header_that_makes_no_sense_is_damage(tmp_path, clock, at, value):
+    path = tmp_path / "outbox.db"
+    ids = await filled(path, clock, 3)
+    content = bytearray(path.read_bytes())
+    content[at] = value
+    path.write_bytes(content)
+    async with open_outbox(path, clock) as outbox:
+        assert len(await carried(outbox)) in (0, len(ids))
+        assert (await outbox.files.add([sighting(b"a", 1)])).new == 1
+
+
+async def test_an_outbox_that_was_cut_to_nothing_is_told(tmp_path, clock):
+    path = tmp_path / "outbox.db"
+    path.touch()
+    async with open_outbox(path, clock) as outbox:
+        assert [entry["what"] for entry in await outbox.ledger.newest(5)] == ["outbox-damaged"]
 
 
 async def test_the_schema_knows_only_states_that_the_rules_know(tmp_path, clock):
