@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 # First of all, because it keeps what structlog would drag in out of the process.
-from pisyncd import log
+from pisyncd import log, tcp
 from pisyncd.config import Config, advice, load, read_token
 from pisyncd.core.errors import FatalError
 from pisyncd.runtime import memory
@@ -81,6 +81,8 @@ def _check(path: Path, config: Config) -> int:
         print(f"warning: {line}", file=sys.stderr)
     # After the device's name, which is what the token is asked for with.
     read_token(config, os.environ)
+    if config.cloud.ca_file is not None:
+        tcp.authorities(config.cloud.ca_file)
     print("all is right")
     return 0
 

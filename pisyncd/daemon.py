@@ -17,7 +17,7 @@ from pisyncd import config as settings
 from pisyncd import log as logging
 from pisyncd import meters, parts
 from pisyncd.config import Config
-from pisyncd.core.errors import AlreadyRunning, ConfigError, StateUnusable, StorageBusy
+from pisyncd.core.errors import AlreadyRunning, ConfigError, FatalError, StateUnusable, StorageBusy
 from pisyncd.device import RunningDevice
 from pisyncd.gateway.serving import serving
 from pisyncd.outbox import Outbox, open_outbox
@@ -30,22 +30,36 @@ log = structlog.get_logger()
 
 EXIT_OK = 0
 EXIT_NOT_DELIVERED = 75
+REFUSED = "new configuration refused, the old one stays"
 
 
 async def run(config: Config, *, config_path: Path) -> int:
-    """Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again and begins anew with it."""
+    """Runs until SIGTERM or SIGINT; SIGHUP reads the configuration again and begins anew with it.
+
+    A new configuration that reads well but cannot be opened (its state directory, its authorities) is refused, too.
+    """
     memory.keep_small()
     notifier = Notifier()
     asked = Requests(notifier)
+    worked: Config | None = None
+    fault = ""
     with asked.listening():
-        while True:
+        while not asked.ended or worked is None:
             stop = asked.begin()
-            async with _opened(config, notifier, stop, once=False) as made:
-                notifier.ready(f"watching {len(config.watch)} directories")
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    made = await stack.enter_async_context(_opened(config, notifier, stop, once=False))
+                except FatalError as error:
+                    if worked is None:
+                        raise
+                    log.error("config.refused", code=error.code, detail=error.detail, hint=error.hint)
+                    config, worked, fault = worked, None, error.detail
+                    continue
+                made.device.config_fault = fault
+                worked, fault = config, ""
+                notifier.ready(REFUSED if made.device.config_fault else f"watching {len(config.watch)} directories")
                 log.info("daemon.started", device=config.device_id, cloud=config.cloud.url, roots=len(config.watch))
                 config = await _run_until_asked(made, asked, notifier, config, config_path)
-            if asked.ended:
-                break
     notifier.close()
     log.info("daemon.stopped")
     return EXIT_OK
@@ -129,7 +143,7 @@ async def _reload_when_asked(
         except ConfigError as error:
             log.error("config.refused", code=error.code, detail=error.detail, hint=error.hint)
             device.config_fault = error.detail
-            notifier.ready("new configuration refused, the old one stays")
+            notifier.ready(REFUSED)
             continue
         logging.configure(fresh.log.level, fresh.log.format)
         log.info("config.reloaded")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pisyncd.activities.cycle import SyncCycle
@@ -23,7 +23,7 @@ from pisyncd.core import backoff, link, plan, transfer
 from pisyncd.device import RunningDevice
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox
-from pisyncd.runtime.activity import Activity, Pulse, Stop
+from pisyncd.runtime.activity import Activity, Pulse, Stop, beat
 from pisyncd.runtime.notify import Notifier
 from pisyncd.uplink import Uplink
 
@@ -85,7 +85,10 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     )
     activities: list[Activity] = [
         prober,
-        *(Lane(number, lanes, stop) for number in range(1, config.transfer.parallel_max + 1)),
+        *(
+            Lane(number, lanes, stop, stall_s=config.transfer.stall_s)
+            for number in range(1, config.transfer.parallel_max + 1)
+        ),
         Rescuer(uplink),
         sender,
         cycle,
@@ -188,7 +191,7 @@ def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop)
             debounce_s=config.settle.debounce_s,
         ),
         random.random,
-        lambda: bool(stop),
+        _asking(stop),
     )
     rules = plan.Rules(
         file_bytes_max=config.transfer.bundle_file_bytes_max,
@@ -206,3 +209,14 @@ def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop)
         device_id=config.device_id,
         compress=config.transfer.compress,
     )
+
+
+def _asking(stop: Stop) -> Callable[[], bool]:
+    """Whether to stop. It is asked after every block of a long read, so asking is progress: hashing 60 GB takes an hour
+    on a slow card, and without it the watchdog would end the daemon each time before the end."""
+
+    def stopping() -> bool:
+        beat()
+        return bool(stop)
+
+    return stopping

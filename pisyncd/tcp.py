@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pisyncd.core.errors import ConfigError
 
 UNSENT_BYTES_MAX = 128 * 1024
 TCP_RTO_MAX_MS, RETRANSMIT_MAX_MS = 44, 1500
 SOON_S = 1.5
+
+
+def authorities(ca_file: Path | None) -> ssl.SSLContext:
+    """Trusts the certificate authorities of `ca_file` (PEM), of the system when it is None. Raises ConfigError."""
+    try:
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except OSError as error:
+        hint = "it has to be a readable file with certificates in PEM"
+        raise ConfigError(f"cloud.ca_file: {ca_file}: {error}", code="ca-file-invalid", hint=hint) from error
 
 
 class Connections:

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ from pisyncd.core.errors import (
 )
 from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
-from pisyncd.tcp import Connections
+from pisyncd.runtime.activity import beat
+from pisyncd.tcp import Connections, authorities
 
 T = TypeVar("T")
 Body = bytes | AsyncIterator[bytes] | None
@@ -116,9 +116,8 @@ class Uplink:
         self._token = token
         self._stall_s = stall_s
         self._connect_timeout_s = connect_timeout_s
-        cafile = str(ca_file) if ca_file else None
         # always our own: see runtime/memory.py for why aiohttp's knows no authorities
-        self._tls = ssl.create_default_context(cafile=cafile) if url.startswith("https:") else None
+        self._tls = authorities(ca_file) if url.startswith("https:") else None
         self._seen = seen
         self._told_time = told_time
         self._session: aiohttp.ClientSession | None = None
@@ -296,6 +295,8 @@ class Uplink:
         loop = asyncio.get_running_loop()
         async for piece in _pieces(body):
             yield piece
+            # a slow link takes an hour for what a fast one had taken in seconds when the chunk was sized
+            beat()
             self.goodput.add(len(piece))
             deadline.reschedule(loop.time() + stall_s)
 

@@ -34,12 +34,11 @@ PATIENT_MISSES = 4
 
 
 class Lane:
-    """One of several transfers at a time."""
+    """One of several transfers at a time. `stall_s` is how long the uplink waits for a byte."""
 
-    deadline_s = STEP_DEADLINE_S
-
-    def __init__(self, number: int, lanes: Lanes, stop: Stop) -> None:
+    def __init__(self, number: int, lanes: Lanes, stop: Stop, *, stall_s: float) -> None:
         self.name = f"uploader-{number}"
+        self.deadline_s = STEP_DEADLINE_S + stall_s
         self.wake = Wake()
         self._lanes = lanes
         self._outbox = lanes.outbox

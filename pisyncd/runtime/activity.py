@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from typing import Protocol
 
 import structlog
@@ -18,6 +20,18 @@ from pisyncd.core.errors import TransientError
 log = structlog.get_logger()
 
 TROUBLE_PAUSE_S = 5.0
+
+_beat: ContextVar[Callable[[], None]] = ContextVar("beat")
+
+
+def beat() -> None:
+    """Progress inside a long step: the deadline of the activity that runs here begins anew.
+
+    Threads of asyncio.to_thread and tasks that a step makes count as the step; outside an activity nothing happens.
+    """
+    told = _beat.get(None)
+    if told is not None:
+        told()
 
 
 class Wake:
@@ -96,6 +110,7 @@ class Stop:
 async def keep_running(activity: Activity, pulse: Pulse, stop: Stop) -> None:
     """Steps `activity` until `stop`. Transient trouble is logged and tried again; anything else ends the process."""
     stop.rouses(activity.wake)
+    _beat.set(functools.partial(pulse.expect, activity.name, activity.deadline_s))
     while not stop:
         pulse.expect(activity.name, activity.deadline_s)
         try:

@@ -75,6 +75,18 @@ def test_a_missing_token_is_78_and_says_how_to_get_one(config: Path, command: st
     assert "all is right" not in said.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "once", "check-config"])
+def test_authorities_that_are_none_are_78(config: Path, command: str) -> None:
+    (config.parent / "ca.pem").write_text("no certificate")
+    text = config.read_text().replace("url: http:", f"ca_file: {config.parent}/ca.pem\n  url: https:")
+    config.write_text(text)
+    said = pisyncd(command, "--config", str(config))
+    assert said.returncode == 78
+    assert "cloud.ca_file" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert "all is right" not in said.stdout
+
+
 def test_a_bad_variable_is_78(config: Path) -> None:
     said = pisyncd("check-config", "--config", str(config), environ={"SYNC_BATCH_SIZE": "1000"})
     assert said.returncode == 78

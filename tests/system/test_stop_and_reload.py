@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
+import pytest
 from conftest import MakeDevice
 from rig import judge, trees
 from rig.cloud import Cloud
@@ -93,6 +95,41 @@ def test_a_bad_configuration_is_refused_and_the_old_one_stays(shared_cloud: Clou
     device.reload()
     until("the fault is gone", lambda: not config_fault(device))
     assert device.stop() == 0
+
+
+@pytest.mark.parametrize("broken", ["state_dir", "ca_file"])
+def test_a_configuration_that_reads_well_but_cannot_be_opened_is_refused(
+    shared_cloud: Cloud, make_device: MakeDevice, broken: str
+) -> None:
+    device = make_device(shared_cloud)
+    device.start()
+    good = device.config.read_text()
+    changed = json.loads(good)
+    if broken == "state_dir":
+        changed["state_dir"] = "/proc/no-such-place"
+    else:
+        authorities = device.root / "ca.pem"
+        authorities.write_text("no certificate at all")
+        changed["cloud"] |= {"ca_file": str(authorities), "url": "https://127.0.0.1:9"}
+    device.config.write_text(json.dumps(changed))
+    device.reload()
+    fault = until("the fault is reported", lambda: fault_after_restart(device))
+    assert "/proc/no-such-place" in fault or "cloud.ca_file" in fault
+    files = {b"still.txt": b"still works"}
+    trees.write(judge.learning(device), files)
+    until("a file arrives under the old configuration", lambda: judge.holds(shared_cloud, device, files))
+    device.config.write_text(good)
+    device.reload()
+    until("the fault is gone", lambda: fault_after_restart(device) == "")
+    assert device.stop() == 0
+
+
+def fault_after_restart(device: Device) -> str | None:
+    """Return the fault, None while the socket is away between two runs."""
+    try:
+        return config_fault(device)
+    except OSError:
+        return None
 
 
 def config_fault(device: Device) -> str:
