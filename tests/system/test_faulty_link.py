@@ -26,9 +26,14 @@ class _Echo(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A connection that the link broke is no news."""
+
+
 @pytest.fixture
 def link() -> Iterator[links.FaultyLink]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server = _Server(("127.0.0.1", 0), _Echo)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     with links.FaultyLink(("127.0.0.1", server.server_port)) as faulty:
