@@ -27,6 +27,10 @@ COUNT_MAX = 1_000_000
 
 Command = Callable[[Settings, argparse.Namespace], Awaitable[None]]
 
+_DEVICE: dict[str, Any] = {"metavar": "DEVICE_ID", "help": "the device's name; `pisyncd check-config` tells it"}
+_KEY: dict[str, Any] = {"metavar": "NAME", "help": "the key's name"}
+_EPILOG = "exit codes: 0 done, 1 refused, 2 wrong usage, 75 try again later, 78 wrong configuration"
+
 
 @asynccontextmanager
 async def _existing(settings: Settings) -> AsyncIterator[Database]:
@@ -106,13 +110,13 @@ def _whole(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, help="YAML file with settings")
-    common.add_argument("--data", help="directory of the service's data")
+    common.add_argument("--config", type=Path, metavar="FILE", help="YAML file with settings")
+    common.add_argument("--data", metavar="DIR", help="directory of the service's data (default /var/lib/pisync-cloud)")
     common.add_argument("--database", metavar="URL", help="postgresql://... instead of the SQLite file in --data")
     listing = argparse.ArgumentParser(add_help=False)
     listing.add_argument("--json", action="store_true", help="one JSON object per line")
     listing.add_argument("--limit", type=_whole, default=50, help="at most so many (default 50)")
-    parser = argparse.ArgumentParser(prog="pisync-cloud", description="The cloud of PiSync.")
+    parser = argparse.ArgumentParser(prog="pisync-cloud", description="The cloud of PiSync.", epilog=_EPILOG)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def verb(name: str, command: Command, text: str, *more: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -122,33 +126,33 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = verb("serve", _serve, "run the service until SIGTERM")
     serve.add_argument("--host", help="where to listen (default 127.0.0.1)")
-    serve.add_argument("--port", help="0 takes a free one (default 8080)")
+    serve.add_argument("--port", help="0 takes a free one (default 8080); the address is printed")
     serve.add_argument(
         "--open-dashboard", action="store_const", const="true", help="pages without a key; on loopback only"
     )
-    verb("enroll", _enroll, "let a device in; prints its token").add_argument("device_id")
+    verb("enroll", _enroll, "let a device in; prints its token").add_argument("device_id", **_DEVICE)
     rotate = verb("rotate", _rotate, "give a device a new token; prints it")
-    rotate.add_argument("device_id")
+    rotate.add_argument("device_id", **_DEVICE)
     rotate.add_argument("--keep-old-hours", type=_whole, default=0, help="how long the old one still works (default 0)")
-    verb("revoke", _revoke, "shut a device out; its files and history stay").add_argument("device_id")
+    verb("revoke", _revoke, "shut a device out; its files and history stay").add_argument("device_id", **_DEVICE)
     verb("devices", _devices, "list devices, the one last heard of first", listing)
     failures = verb("failures", _failures, "list devices with repeated failures, worst first", listing)
     failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
-    verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id")
+    verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id", **_DEVICE)
     _key_parser(verbs, common, listing)
     return parser
 
 
 def _key_parser(verbs: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
-    key = verbs.add_parser("key", help="keys for people and programs")
+    key = verbs.add_parser("key", help="keys for people and programs", description="keys for people and programs")
     keys = key.add_subparsers(dest="key_verb", required=True, metavar="COMMAND")
     create = keys.add_parser("create", parents=[common], help="make a key; prints it")
-    create.add_argument("name")
-    create.add_argument("--role", choices=ROLES, required=True)
+    create.add_argument("name", **_KEY)
+    create.add_argument("--role", choices=ROLES, required=True, help="what it may do; each covers the one before")
     create.set_defaults(command=_key_create)
     end = keys.add_parser("revoke", parents=[common], help="end a key and the sessions that began with it")
-    end.add_argument("name")
+    end.add_argument("name", **_KEY)
     end.set_defaults(command=_key_revoke)
     shown = keys.add_parser("list", parents=[common, listing], help="list keys; their secrets are not kept")
     shown.set_defaults(command=_key_list)

@@ -116,11 +116,6 @@ def free_disk(path: Path) -> tuple[int, int]:
     return stats.f_bavail * stats.f_frsize, stats.f_blocks * stats.f_frsize
 
 
-def resident_bytes() -> int:
-    """The resident set of this process."""
-    return int(psutil.Process().memory_info().rss)
-
-
 @contextlib.contextmanager
 def link_changes(changed: Callable[[], None]) -> Iterator[None]:
     """Calls `changed` in the running loop when an interface, an address or a route changes (rtnetlink(7)).

@@ -170,10 +170,6 @@ class BlobStore:
         for path in (self.upload_path(upload), self.pack_path(upload)):
             path.unlink(missing_ok=True)
 
-    def discard_content(self, blob: str) -> None:
-        """Forgets a blob that nothing refers to."""
-        self.content_path(blob).unlink(missing_ok=True)
-
     def names(self, base: Path, older_than_s: float) -> Iterator[list[Path]]:
         """The files below `uploads` or `contents` that were last written before `older_than_s`, a folder at a time."""
         for shard in sorted(base.iterdir()):

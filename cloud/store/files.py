@@ -142,13 +142,6 @@ async def totals(db: Database, device_id: str) -> Totals:
     )
 
 
-async def recent_files(db: Database, device_id: str, *, limit: int = 20) -> list[FileRow]:
-    """The current versions that were published last, newest first."""
-    async with db.reading() as tx:
-        rows = await tx.all("file_recent", device_id=device_id, row_limit=limit)
-    return [FileRow(**_values(row)) for row in rows]
-
-
 async def find(db: Database, device_id: str, path: bytes, version: int | None = None) -> Stored | None:
     """A file's current version, or the given one, and where its bytes lie."""
     async with db.reading() as tx:

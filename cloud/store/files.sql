@@ -18,10 +18,6 @@ SELECT count(*) AS files, coalesce(sum(length_bytes), 0) AS length_bytes, coales
        max(published_at_ms) AS last_published_at_ms
 FROM file WHERE dk = (SELECT dk FROM device WHERE device_id = :device_id);
 
--- name: file_recent
-SELECT path, version, sha256, length_bytes, mtime_ms, published_at_ms, upload_id FROM file
-WHERE dk = (SELECT dk FROM device WHERE device_id = :device_id) ORDER BY published_at_ms DESC, id DESC LIMIT :row_limit;
-
 -- name: file_current
 SELECT f.path, f.version, f.sha256, f.length_bytes, f.mtime_ms, f.published_at_ms, f.upload_id,
        c.blob, c.offset_bytes

@@ -51,9 +51,6 @@ WHERE dk = :dk AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
 -- name: add_key
 INSERT INTO api_key (key_hash, name, role, created_at_ms) VALUES (:key_hash, :name, :role, :now_ms)
 
--- name: key_by_name
-SELECT key_hash, name, role, created_at_ms FROM api_key WHERE name = :name AND revoked_at_ms IS NULL
-
 -- name: keys
 SELECT name, role, created_at_ms, revoked_at_ms FROM api_key ORDER BY created_at_ms, name
 

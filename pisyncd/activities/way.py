@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from pisyncd.core import backoff, link
-from pisyncd.core.errors import LinkDown, PiSyncError, TransientError
+from pisyncd.core.errors import LinkDown, TransientError
 from pisyncd.core.transfer import ChunkRule
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Wake
@@ -151,8 +151,3 @@ class Way:
     async def _set_breaker(self, breaker: backoff.Breaker, error: TransientError | None) -> None:
         self.breaker, self.breaker_error = breaker, error
         await self._outbox.memory.set_breaker(DESTINATION, breaker)
-
-
-def is_trouble_of_the_way(error: PiSyncError) -> bool:
-    """Whether an error says something of the way to the cloud, not of one item."""
-    return isinstance(error, TransientError)

@@ -79,25 +79,6 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batch_max_bytes: int | None = None
 
 
-class SyncEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One sync cycle as the device saw it. `internet_speed` is in Mbps, None when nothing was measured."""
-
-    device_id: str
-    timestamp: str
-    total_files_synced: int
-    total_errors: int
-    internet_speed: float | None = None
-    event_id: str | None = None
-    seq: int | None = None
-    boot_id: str | None = None
-    boottime_ms: int | None = None
-    sent_at: str | None = None
-    error_code: str | None = None
-    bytes_sent: int | None = None
-    duration_ms: int | None = None
-    queue_depth: int | None = None
-
-
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a batch. (device, stream, seq) names it for good."""
 

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="pisyncctl",
         parents=[_common()],
-        description="Shows what PiSync on this device does, owes and needs. Without a command: status.",
+        description="Shows what PiSync on this device does, owes and needs.\nWithout a command: status.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -25,6 +25,3 @@ UPDATE transfers SET url = NULL, offset = 0, mismatches = mismatches + :mismatch
 
 -- name: spools
 SELECT spool FROM transfers WHERE spool IS NOT NULL;
-
--- name: count_begun$
-SELECT count(*) FROM transfers;
