@@ -83,6 +83,8 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         tries_max=config.sync.retries_max,
         settle_s=config.settle.force_s,
     )
+    sender.forgotten = lanes.doubt
+    lanes.doubted = finisher.look_again if once else watcher.look_again
     activities: list[Activity] = [
         prober,
         *(

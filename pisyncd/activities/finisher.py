@@ -46,6 +46,11 @@ class Finisher:
         self._swept = False
         self._told = False
 
+    def look_again(self) -> None:
+        """Reads every root once more before the end, and reports what comes of it."""
+        self._swept = self._told = False
+        self.wake.set()
+
     async def step(self) -> float:
         """Looks whether the end is reached."""
         if not self._swept:

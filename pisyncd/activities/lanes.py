@@ -87,6 +87,7 @@ class Lanes:
         self.moving: dict[int, Moving] = {}
         self.reserved: set[int] = set()
         self.delivered: Callable[[], None] = lambda: None
+        self.doubted: Callable[[], None] = lambda: None
         # a transfer that was claimed a moment ago belongs to the lane that claimed it, though nobody moves it yet
         self.adoptable: set[int] = set()
         self._choosing = asyncio.Lock()
@@ -95,6 +96,13 @@ class Lanes:
     async def load(self) -> None:
         """What the last run had begun is gone on with."""
         self.adoptable = {each.id for each in await self.outbox.files.transfers_begun()}
+
+    async def doubt(self) -> None:
+        """The cloud has lost what it had acknowledged (a restored backup): all files are offered again, those whose
+        content it still has by name alone."""
+        await self.outbox.files.doubt_delivered(INVENTORY)
+        self._inventory_done = False
+        self.doubted()
 
     async def choose(self) -> Transfer | None:
         """The next transfer, claimed; None when nothing is due."""

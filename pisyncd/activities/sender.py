@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -20,6 +20,10 @@ FLUSH_ITEMS = 10
 FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
+
+
+async def _nobody_cares() -> None:
+    pass
 
 
 class Sender:
@@ -41,6 +45,7 @@ class Sender:
         self._patient = patient
         self._misses = 0
         self.paced: Callable[[float], None] = lambda seconds: None
+        self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
         way.listen(self.wake)
 
     async def step(self) -> float:
@@ -107,6 +112,9 @@ class Sender:
             if item.stream is not None and item.seq is not None:
                 first.setdefault(item.stream, item.seq)
         gaps = {stream: seq for stream, seq in first.items() if received.get(stream, 0) < seq - 1}
+        if gaps:
+            # before the streams: after a power cut in between, the gap is still there to be found
+            await self.forgotten()
         for stream, seq in gaps.items():
             log.warning("stream.restarted", stream=stream, held_from=seq, cloud_has=received.get(stream, 0))
             await self._outbox.messages.restart_stream(stream, seq)

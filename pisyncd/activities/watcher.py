@@ -104,6 +104,12 @@ class Watcher:
         self._places = {name: self._places[name] for name in wanted}
         self.wake.set()
 
+    def look_again(self) -> None:
+        """Every root is read anew now."""
+        for place in self._places.values():
+            place.scan_due_s = self._now_s()
+        self.wake.set()
+
     @property
     def status(self) -> list[RootStatus]:
         """How each root is watched, in the order of the configuration."""

@@ -1,6 +1,9 @@
 -- name: get_cursor$
 SELECT value FROM cursors WHERE name = :name;
 
+-- name: drop_cursor!
+DELETE FROM cursors WHERE name = :name;
+
 -- name: set_cursor!
 INSERT INTO cursors (name, value) VALUES (:name, :value)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _files = queries("files")
 _transfers = queries("transfers")
+_books = queries("books")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,6 +167,14 @@ class Files:
         """The cloud has said that it does not have these contents."""
         async with self._db.transaction() as tx:
             await _files.forget_content(tx, [{"sha256": each} for each in digests])
+
+    async def doubt_delivered(self, inventory: str) -> None:
+        """The cloud may have lost anything that it had acknowledged: every file counts as never seen, and the cursor
+        `inventory`, by which the contents are known to be learned, is dropped. One transaction."""
+        async with self._db.transaction() as tx:
+            await _files.doubt_delivered(tx)
+            await _files.doubt_contents(tx)
+            await _books.drop_cursor(tx, name=inventory)
 
     async def transfers_begun(self) -> list[Transfer]:
         """Transfers under way, those that the cloud knows of first, then by priority and age."""

@@ -88,6 +88,12 @@ INSERT OR IGNORE INTO contents (sha256) VALUES (:sha256);
 -- name: forget_content*!
 DELETE FROM contents WHERE sha256 = :sha256;
 
+-- name: doubt_delivered!
+DELETE FROM files WHERE state = 'complete';
+
+-- name: doubt_contents!
+DELETE FROM contents;
+
 -- name: knows_content$
 SELECT 1 FROM contents WHERE sha256 = :sha256;
 
