@@ -28,6 +28,7 @@ class SyncEventOut(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int | None = None
     duration_ms: int | None = None
     queue_depth: int | None = None
+    last_updated_at: str
 
 
 class DeviceOut(msgspec.Struct, frozen=True, kw_only=True):

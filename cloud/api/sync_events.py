@@ -68,6 +68,7 @@ def _received(device_id: str, fact: SyncFact, recorded: Recorded) -> SyncEventOu
         bytes_sent=fact.bytes_sent,
         duration_ms=fact.duration_ms,
         queue_depth=fact.queue_depth,
+        last_updated_at=wire.rfc3339(recorded.received_at_ms),
     )
 
 
@@ -90,6 +91,7 @@ def kept(device_id: str, row: Row) -> SyncEventOut:
         bytes_sent=row["bytes_sent"],
         duration_ms=row["duration_ms"],
         queue_depth=row["queue_depth"],
+        last_updated_at=wire.rfc3339(row["received_at_ms"]),
     )
 
 

@@ -20,6 +20,7 @@ FLUSH_ITEMS = 10
 FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
+DROPPED = "dropped"
 
 
 async def _nobody_cares() -> None:
@@ -87,11 +88,11 @@ class Sender:
             self._items = max(1, len(items) // 2)
             return 0.0
         await self._way.succeeded()
-        dropped = await self._outbox.messages.accept_through(answer.data.receivedThrough)
+        lost = _lost(items, answer.data)
+        dropped = await self._outbox.messages.accept_through(answer.data.receivedThrough, lost, self._outbox.ledger)
         log.debug("messages.delivered", messages=len(items), accepted=dropped, failed=answer.data.failed)
-        if answer.data.failed or answer.data.conflicts:
-            refused = [result.code for result in answer.data.results if result.status in ("failed", "conflict")]
-            log.warning("messages.refused", count=len(refused), codes=sorted({str(code) for code in refused}))
+        if lost:
+            log.warning("messages.refused", count=sum(map(len, lost.values())), codes=sorted(lost))
         self._items = min(self._items * 2, self._batch_items)
         self._obey(answer.next)
         if not dropped and not await self._close_gaps(items, answer.data.receivedThrough):
@@ -142,3 +143,15 @@ class Sender:
             raise TransientError(f"the cloud refuses even an empty message: {code}", code=code, retry_after_s=3600.0)
         log.error("message.refused", stream=item.stream, seq=item.seq, code=code)
         return 0.0
+
+
+def _lost(items: list[wire.Item], answer: wire.BatchOutcome) -> dict[str, list[wire.Item]]:
+    """The messages that leave now although the cloud refused them, by code; empties and losses were told before."""
+    codes = {each.itemId: each.code or each.status for each in answer.results if each.status in ("failed", "conflict")}
+    lost: dict[str, list[wire.Item]] = {}
+    for item in items:
+        leaves = (item.seq or 0) <= answer.receivedThrough.get(item.stream or "", 0)
+        # a refused loss that became a loss would be refused again, for ever
+        if item.id in codes and leaves and item.itemType not in (wire.STREAM_LOSS, DROPPED):
+            lost.setdefault(codes[item.id], []).append(item)
+    return lost

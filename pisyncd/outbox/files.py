@@ -73,7 +73,7 @@ class Transfer:
 
 
 class Files:
-    """add, next_in_turn, claim, advance, complete, postpone, fail, supersede, retry."""
+    """add, next_in_turn, claim, complete, postpone, fail, supersede, retry."""
 
     def __init__(self, db: Database, messages: Messages, ledger: Ledger) -> None:
         self._db = db
@@ -192,11 +192,6 @@ class Files:
         """The cloud has given the upload an address."""
         async with self._db.transaction() as tx:
             await _transfers.located(tx, id=transfer_id, url=url, offset=offset)
-
-    async def advance(self, transfer_id: int, offset: int) -> None:
-        """The cloud holds `offset` bytes durably."""
-        async with self._db.transaction() as tx:
-            await _transfers.advance(tx, id=transfer_id, offset=offset)
 
     async def start_over(self, transfer_id: int, *, mismatch: bool) -> None:
         """The cloud no longer knows the upload, or what it holds was not what was sent."""

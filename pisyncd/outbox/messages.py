@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import aiosqlite
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _sql = queries("messages")
 _books = queries("books")
 
+NAMED_MAX = 20
 PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5}
 
 
@@ -92,10 +94,22 @@ class Messages:
             )
         ]
 
-    async def accept_through(self, received: dict[str, int]) -> int:
-        """Lets go of all messages up to each stream's number; gives how many. Numbers never move back."""
+    async def accept_through(
+        self,
+        received: dict[str, int],
+        lost: Mapping[str, Sequence[wire.Item]] | None = None,
+        ledger: Ledger | None = None,
+    ) -> int:
+        """Lets go of all messages up to each stream's number; gives how many. Numbers never move back.
+
+        `lost` are those among them that the cloud has refused, by code; the ledger says so in the same transaction.
+        """
         dropped = 0
         async with self._db.transaction() as tx:
+            for code, items in (lost or {}).items():
+                assert ledger is not None
+                named = ", ".join(f"{item.stream} {item.seq} {item.itemType}" for item in items[:NAMED_MAX])
+                await ledger.record(tx, "message-refused", code, count=len(items), detail=named)
             for stream, seq in received.items():
                 dropped += await _sql.accept_through(tx, stream=stream, seq=seq)
                 await _sql.mark_accepted(tx, stream=stream, seq=seq)

@@ -16,10 +16,6 @@ SELECT id, kind, spool, length, offset, sha256, priority, url, mismatches FROM t
 -- name: located!
 UPDATE transfers SET url = :url, offset = :offset WHERE id = :id;
 
--- name: advance!
--- The cloud's offset is the truth, also when it is smaller.
-UPDATE transfers SET offset = :offset WHERE id = :id;
-
 -- name: start_over!
 UPDATE transfers SET url = NULL, offset = 0, mismatches = mismatches + :mismatch WHERE id = :id;
 

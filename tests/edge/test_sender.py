@@ -25,6 +25,7 @@ class Endpoint:
     def __init__(self):
         self.received, self.batches, self.next = {}, [], {}
         self.refuses = lambda item: False
+        self.keeps_apart = lambda item: False
         self.status = 200
         self.forgets = False
 
@@ -39,7 +40,11 @@ class Endpoint:
                 self.received[item.stream] = item.seq
         outcome = {
             **dict.fromkeys(("processed", "successful", "failed", "conflicts", "duplicates"), 0),
-            "results": [],
+            "results": [
+                {"itemId": item.id, "status": "failed", "timestamp": "2026-01-01T00:00:00Z", "code": "item-invalid"}
+                for item in batch.items
+                if self.keeps_apart(item)
+            ],
             "syncTime": "2026-01-01T00:00:00Z",
             "receivedThrough": {item.stream: self.received.get(item.stream, 0) for item in batch.items},
         }
@@ -149,3 +154,17 @@ async def test_the_clouds_pace_is_obeyed_within_bounds(rig, endpoint):
     await sender.step()
     assert paced == [900, 900]
     assert [len(each.items) for each in endpoint.batches] == [30, 10]
+
+
+async def test_what_the_cloud_refuses_by_itself_leaves_a_loss_and_a_refused_loss_does_not(rig, endpoint):
+    outbox, sender, _, _ = rig
+    await cycles(outbox, 3)
+    endpoint.keeps_apart = lambda item: item.itemType == "loss" or item.itemData["number"] == 1
+    assert await sender.step() == 0
+    losses = await outbox.ledger.newest(9)
+    told = [(each["what"], each["reason"], each["count"]) for each in losses]
+    assert told == [("message-refused", "item-invalid", 1)]
+    assert losses[0]["detail"].endswith(" 2 sync_event")
+    await sender.step()
+    assert await outbox.messages.batch(9) == []
+    assert await outbox.ledger.count() == 1
