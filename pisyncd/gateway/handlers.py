@@ -190,4 +190,9 @@ def _problem(
         request_id=request_id or secrets.token_hex(8),
         retryable=retryable,
     )
-    return web.Response(body=msgspec.json.encode(problem) + b"\n", status=status, content_type=wire.PROBLEM_JSON)
+    return web.Response(
+        body=msgspec.json.encode(problem) + b"\n",
+        status=status,
+        content_type=wire.PROBLEM_JSON,
+        headers={"Cache-Control": "no-store"},
+    )

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pisyncd.core import transfer
 from pisyncd.core.errors import Rejected
 from pisyncd.outbox import open_outbox
 
@@ -40,6 +41,20 @@ class OutboxMachine(RuleBasedStateMachine):
     def open(self):
         self.stack = AsyncExitStack()
         self.outbox = self.run(self.stack.enter_async_context(open_outbox(self.directory / "outbox.db", self.clock)))
+        self.run(self.watch_moves())
+
+    async def watch_moves(self):
+        """Whatever statement changes a state is written down; the table goes with the connection."""
+        async with self.outbox.db.transaction() as tx:
+            await tx.execute("CREATE TEMP TABLE moves (old TEXT, new TEXT)")
+            await tx.execute(
+                "CREATE TEMP TRIGGER moved AFTER UPDATE OF state ON main.files WHEN old.state <> new.state "
+                "BEGIN INSERT INTO moves VALUES (old.state, new.state); END"
+            )
+
+    async def moves(self):
+        async with self.outbox.db.transaction() as tx:
+            return {tuple(row) for row in await tx.execute_fetchall("SELECT DISTINCT old, new FROM moves")}
 
     def teardown(self):
         self.run(self.stack.aclose())
@@ -130,6 +145,10 @@ class OutboxMachine(RuleBasedStateMachine):
                 assert state[version] == "complete"
             else:
                 assert state[version] == "pending"
+
+    @invariant()
+    def every_move_is_one_of_the_rules(self):
+        assert self.run(self.moves()) <= {(old, new) for (old, _), new in transfer.TRANSITIONS.items()}
 
     @invariant()
     def no_path_is_on_its_way_twice(self):
