@@ -149,7 +149,9 @@ def _shown(key: str, value: object) -> object:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str) and len(value) > TEXT_MAX:
-        return f"{value[:TEXT_MAX]}... ({len(value)} characters)"
+        # both ends: a traceback says at its end what went wrong
+        half = TEXT_MAX // 2
+        return f"{value[:half]}... ({len(value)} characters) ...{value[-half:]}"
     return value
 
 

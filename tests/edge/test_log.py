@@ -71,6 +71,16 @@ def test_secrets_are_hidden_and_long_texts_cut() -> None:
     assert len(line["detail"]) < 2100
 
 
+def test_what_is_too_long_keeps_both_ends() -> None:
+    stream = io.StringIO()
+    log.configure("info", "json", stream=stream)
+    structlog.get_logger().error("daemon.crashed", exception="first" + "x" * 100_000 + "ValueError: boom")
+    [line] = lines(stream)
+    assert line["exception"].startswith("first")
+    assert line["exception"].endswith("ValueError: boom")
+    assert len(line["exception"]) < 5000
+
+
 def test_an_exception_keeps_its_traceback_in_the_line() -> None:
     stream = io.StringIO()
     log.configure("info", "json", stream)
