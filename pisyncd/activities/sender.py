@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 
 from pisyncd.activities.way import Way
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 FLUSH_ITEMS = 10
 FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
+BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
 DROPPED = "dropped"
 
@@ -43,6 +45,7 @@ class Sender:
         self._timeout_s = timeout_s
         self._batch_items = batch_items
         self._items = batch_items
+        self._bytes_max = BATCH_BYTES_MAX
         self._patient = patient
         self._misses = 0
         self.paced: Callable[[float], None] = lambda seconds: None
@@ -74,6 +77,7 @@ class Sender:
         wait_s = await self._company_s(items)
         if wait_s > 0:
             return wait_s
+        items = _fitting(items, self._bytes_max)
         try:
             answer = await self._uplink.batch(self._batch(items), self._timeout_s)
         except TooLarge:
@@ -103,6 +107,8 @@ class Sender:
         """The cloud's pace, within this device's own bounds."""
         if asked.batch_max_events is not None:
             self._items = min(self._items, max(asked.batch_max_events, BATCH_ITEMS_MIN))
+        if asked.batch_max_bytes is not None:
+            self._bytes_max = min(max(asked.batch_max_bytes, BATCH_BYTES_MIN), BATCH_BYTES_MAX)
         if asked.sync_in_s is not None:
             self.paced(asked.sync_in_s)
 
@@ -143,6 +149,16 @@ class Sender:
             raise TransientError(f"the cloud refuses even an empty message: {code}", code=code, retry_after_s=3600.0)
         log.error("message.refused", stream=item.stream, seq=item.seq, code=code)
         return 0.0
+
+
+def _fitting(items: list[wire.Item], bytes_max: int) -> list[wire.Item]:
+    """The first items that make a body of at most `bytes_max`, one of them at least."""
+    total = 0
+    for count, item in enumerate(items):
+        total += len(msgspec.json.encode(item)) + 1
+        if total > bytes_max and count:
+            return items[:count]
+    return items
 
 
 def _lost(items: list[wire.Item], answer: wire.BatchOutcome) -> dict[str, list[wire.Item]]:

@@ -168,3 +168,14 @@ async def test_what_the_cloud_refuses_by_itself_leaves_a_loss_and_a_refused_loss
     await sender.step()
     assert await outbox.messages.batch(9) == []
     assert await outbox.ledger.count() == 1
+
+
+async def test_a_body_is_no_larger_than_the_cloud_asks_for(rig, endpoint):
+    outbox, sender, _, _ = rig
+    endpoint.next = {"batch_max_bytes": 1}
+    for _ in range(2):
+        for number in range(10):
+            await outbox.cycles.record(CYCLE, {"device_id": "d", "number": number, "pad": "x" * 20_000})
+        await sender.step()
+    assert [len(each.items) for each in endpoint.batches] == [10, 3]
+    assert len(await outbox.messages.batch(99)) == 7
