@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.install and _install() != 0:
         return 3
     options = Options(thorough=arguments.thorough, alone=arguments.alone)
+    # Without this a stop would leave namespaces, daemons and scratch trees behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     worst = 0
     for name in arguments.names or BENCHMARKS:
         print(f"bench: {name}", file=sys.stderr)

@@ -237,6 +237,22 @@ def _set_congestion(algorithm: str, namespaces: Sequence[str]) -> None:
         allowed.write_text(before)
 
 
+def _remove(namespace: str) -> None:
+    inside = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True, check=False)
+    for pid in inside.stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
+
+
+def _sweep() -> None:
+    """Remove what an emulator that was killed has left behind."""
+    for path in Path("/run/netns").glob("ps-*-*-*"):
+        owner = path.name.split("-")[2]
+        if owner.isdigit() and not Path("/proc", owner).exists():
+            _remove(path.name)
+
+
 def available() -> str | None:
     """Return why the emulator cannot run here, or None when it can."""
     if os.geteuid() != 0:
@@ -252,13 +268,14 @@ class Network:
     def __init__(self, shape: Shape) -> None:
         """Prepare; nothing is made before entering."""
         self._shape = shape
-        tag = f"{os.getpid() % 100_000}{random.randrange(100):02}"
+        tag = f"{os.getpid()}-{random.randrange(100):02}"
         self._names: dict[Side, str] = {"near": f"ps-near-{tag}", "far": f"ps-far-{tag}"}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._emulator: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Make the namespaces and start the emulator."""
+        _sweep()
         try:
             for name in self._names.values():
                 _ip("netns", "add", name)
@@ -331,10 +348,7 @@ class Network:
     def close(self) -> None:
         """Stop the processes inside, the emulator, and remove the namespaces."""
         for name in self._names.values():
-            inside = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
-            for pid in inside.stdout.split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            _remove(name)
         for process in self._processes:
             process.wait(timeout=10)
         if self._emulator is not None:
@@ -343,8 +357,6 @@ class Network:
             for pipe in (self._emulator.stdin, self._emulator.stdout):
                 if pipe is not None:
                     pipe.close()
-        for name in self._names.values():
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
 
 def main() -> None:

@@ -204,3 +204,20 @@ def test_every_state_between_is_either_sent_or_superseded(
     assert set(seen) <= set(contents)
     assert seen == sorted(set(seen), key=contents.index)
     assert device.stop() == 0
+
+
+def test_once_ends_though_a_file_can_never_be_read(shared_cloud: Cloud, make_device: MakeDevice) -> None:
+    device = make_device(shared_cloud)
+    learning = judge.learning(device)
+    trees.write(learning, {b"fine": b"fine\n"})
+    # a path that is longer than the kernel takes, however often it is tried
+    at = os.open(learning, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("x" * 200, dir_fd=at)
+        below = os.open("x" * 200, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(os.open("unreachable", os.O_CREAT | os.O_WRONLY, dir_fd=at))
+    os.close(at)
+    assert device.once() == 75
+    assert set(shared_cloud.files(device.device_id)) == {b"learning/fine"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from .wait import until
 
 BIN = Path(sys.executable).parent
+# A test run that is killed takes its daemons with it.
+_ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -28,7 +31,7 @@ class Child:
         """Start it; its output is appended to the log."""
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                list(arguments),
+                [*_ENDS_WITH_US, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
