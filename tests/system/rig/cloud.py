@@ -156,8 +156,8 @@ class Cloud:
         self.process.kill()
 
     def stop(self) -> int:
-        """End it in good order."""
-        return self.process.stop()
+        """End it in good order; a body under way may take its drain time of 30 s."""
+        return self.process.stop(within_s=60)
 
 
 def sha256(content: bytes) -> str:
