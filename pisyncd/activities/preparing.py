@@ -26,6 +26,7 @@ from pisyncd.core.errors import (
 )
 from pisyncd.outbox import Outbox
 from pisyncd.outbox.files import Transfer, Version
+from pisyncd.runtime.activity import beat
 from pisyncd.sources import bundle, disk, sqlite, tree
 
 log = structlog.get_logger()
@@ -175,7 +176,12 @@ class Preparer:
 
     def _pack(self, entries: list[bundle.BundleEntry], spool: Path, bytes_max: int) -> bundle.BundleInfo:
         with _known_contents(self._outbox.db.path) as known:
-            return bundle.write(entries, spool, bytes_max=bytes_max, known=known)
+
+            def ask(sha256: bytes) -> bool:
+                beat()  # a slow card packs for minutes; each file is progress
+                return known(sha256)
+
+            return bundle.write(entries, spool, bytes_max=bytes_max, known=ask)
 
     async def _see_again(self, versions: Sequence[Version]) -> None:
         """A changed source becomes a new pending version, due when it may be quiet."""

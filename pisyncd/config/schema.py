@@ -203,7 +203,7 @@ class Watchdog(Struct, frozen=True, kw_only=True):
         Meta(
             ge=5,
             le=3600,
-            description="An activity without progress for longer is stuck; systemd restarts the daemon.",
+            description="The watcher without progress for longer is stuck; what waits for the cloud may take minutes.",
         ),
     ] = 60.0
 
@@ -225,7 +225,7 @@ class Stop(Struct, frozen=True, kw_only=True):
 
     drain_s: Annotated[
         float,
-        Meta(ge=0, le=80, description="Chunks under way may finish for this time."),
+        Meta(ge=0, le=45, description="Chunks under way may finish for this time; less than WatchdogSec."),
     ] = 15.0
 
 
