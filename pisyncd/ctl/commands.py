@@ -41,17 +41,25 @@ _WHY = {"complete": 0, "gone": 0, "directory": 0, "companion": 0} | dict.fromkey
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, ask, print, and give the exit code."""
+    terminal.open_closed()
     arguments = parser().parse_args(argv)
     try:
         run: Callable[[argparse.Namespace, Daemon], int] = arguments.run
-        return run(arguments, Daemon(arguments.socket))
+        code = run(arguments, Daemon(arguments.socket))
+        # what cannot be written is to be known here, not when Python ends
+        sys.stdout.flush()
+        return code
     except Trouble as trouble:
         _tell(trouble, arguments.json)
         return trouble.exit_code
     except BrokenPipeError:
         # The reader had enough (`pisyncctl queue | head`); Python would complain once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        terminal.discard_output()
         return 0
+    except OSError as error:
+        terminal.discard_output()
+        print(f"pisyncctl: the answer cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

@@ -304,6 +304,27 @@ async def test_a_reader_that_had_enough_is_no_fault(rig: Rig) -> None:
     assert (out, err) == (b"{\n", b"")
 
 
+@pytest.mark.parametrize(
+    ("output", "code", "complaint"),
+    [
+        (">&-", 0, b""),
+        (">&- 2>&-", 0, b""),
+        ("> /dev/full", 1, b"pisyncctl: the answer cannot be written: No space left on device\n"),
+        ("--json > /dev/full", 1, b"pisyncctl: the answer cannot be written: No space left on device\n"),
+    ],
+)
+async def test_output_that_cannot_be_written_is_no_traceback(
+    rig: Rig, output: str, code: int, complaint: bytes
+) -> None:
+    process = await asyncio.create_subprocess_shell(
+        f"{sys.executable} -m pisyncd.ctl queue {output}",
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PISYNC_SOCKET": str(rig.socket)},
+    )
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (code, complaint)
+
+
 @pytest.mark.parametrize("with_rich", [True, False])
 async def test_watch_draws_on_a_terminal_and_gives_it_back(rig: Rig, with_rich: bool) -> None:
     if with_rich:
