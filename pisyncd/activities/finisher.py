@@ -72,8 +72,11 @@ class Finisher:
 
     async def _files_done(self) -> bool:
         """Nothing is left that may be sent within the time that a file takes to settle."""
-        due_s = await self._outbox.files.next_due_in_s()
-        return (due_s is None or due_s > self._settle_s) and not await self._outbox.files.transfers_begun()
+        any_s = await self._outbox.files.next_due_in_s()
+        # a file that cannot be read comes up again and again: it is not waited for without end
+        hopeful_s = await self._outbox.files.next_due_in_s(self._tries_max)
+        waits = any_s == 0.0 or (hopeful_s is not None and hopeful_s <= self._settle_s)
+        return not waits and not await self._outbox.files.transfers_begun()
 
     async def _finish(self) -> float:
         if not self._told:

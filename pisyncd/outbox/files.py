@@ -104,9 +104,9 @@ class Files:
         rows = _files.next_in_turn(self._db.reader, now_ms=self._db.now_ms(), most=most, besides=held)
         return [_version(row) async for row in rows]
 
-    async def next_due_in_s(self) -> float | None:
-        """Seconds until a pending version is due, None when none is pending."""
-        due = await _files.next_due(self._db.reader)
+    async def next_due_in_s(self, tries_max: int = 2**31) -> float | None:
+        """Seconds until a pending version is due that was postponed less than `tries_max` times, None without one."""
+        due = await _files.next_due(self._db.reader, tries_max=tries_max)
         return None if due is None else max(0.0, (due - self._db.now_ms()) / 1000)
 
     async def claim(

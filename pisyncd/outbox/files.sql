@@ -57,8 +57,8 @@ ORDER BY f.priority DESC, f.id
 LIMIT :most;
 
 -- name: next_due$
--- When the next pending version is due, NULL when none is pending.
-SELECT min(due_at_ms) FROM files WHERE state = 'pending';
+-- When the next pending version is due that was refused fewer times than that, NULL when there is none.
+SELECT min(due_at_ms) FROM files WHERE state = 'pending' AND attempts < :tries_max;
 
 -- name: claim*!
 -- Compare and set: a version that changed since it was read stays pending.
