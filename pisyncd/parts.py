@@ -128,7 +128,12 @@ def _cycle(config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, *, once
         reported=sender.wake.set,
         owed=outbox.queue.anything_owed,
     )
-    lanes.delivered = cycle.wake.set
+
+    def delivered() -> None:
+        cycle.wake.set()
+        sender.wake.set()
+
+    lanes.delivered = delivered
     sender.paced = cycle.pace
     return cycle
 

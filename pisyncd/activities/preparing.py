@@ -65,7 +65,7 @@ class Preparer:
 
     def has_room(self) -> bool:
         """Whether the disk is above its floor, so that something may be spooled."""
-        free, total = meters.free_disk(self.spool_dir)
+        free, total = meters.free_disk(self.spool_dir.parent)
         return free > max(self.rules.free_floor_bytes, total * self.rules.free_floor_percent / 100)
 
     def source_path(self, version: Version) -> bytes:
@@ -202,6 +202,7 @@ class Preparer:
             await self._outbox.files.add(sightings, due_in_s=self.rules.debounce_s)
 
     def _spool_name(self, kind: str) -> str:
+        self.spool_dir.mkdir(exist_ok=True)  # somebody may have tidied up
         return f"{token_hex(8)}.{kind}"
 
     def _drop_spool(self, name: str | None) -> None:
