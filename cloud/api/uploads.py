@@ -101,6 +101,8 @@ async def head(request: web.Request) -> web.Response:
         headers["Upload-Concat"] = "partial"
     elif upload.role == "final":
         headers["Upload-Concat"] = "final;" + " ".join(f"{ROOT}/{part}" for part in upload.parts)
+    # without it aiohttp's client takes the end of the answer for the end of the connection: a round trip each resume
+    headers[hdrs.CONTENT_LENGTH] = "0"
     return web.Response(status=200, headers=headers)
 
 

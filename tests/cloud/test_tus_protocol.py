@@ -8,11 +8,12 @@ import gzip
 import os
 import random
 
+import aiohttp
 import pytest
 from backports import zstd
 
 from tests.cloud.conftest import Cloud, StartCloud
-from tests.cloud.tus_helpers import STREAM, Device, bundle_of, checksum, member, sha256
+from tests.cloud.tus_helpers import STREAM, TUS, Device, bundle_of, checksum, member, sha256
 
 
 @pytest.fixture
@@ -443,3 +444,20 @@ async def test_nothing_that_a_client_says_is_a_fault_of_the_server(lite: Device,
         if reply.status >= 400 and method != "HEAD":
             assert reply.headers["Content-Type"] == "application/problem+json"
             assert reply.code
+
+
+async def test_asking_for_the_offset_keeps_the_connection(lite: Device) -> None:
+    opened: list[int] = []
+    trace = aiohttp.TraceConfig()
+
+    async def connected(*_: object) -> None:
+        opened.append(1)
+
+    trace.on_connection_create_end.append(connected)
+    at = lite.cloud.url + (await lite.create(10)).headers["Location"]
+    async with aiohttp.ClientSession(headers={**lite.auth, **TUS}, trace_configs=[trace]) as session:
+        for method in ("HEAD", "HEAD", "GET"):
+            async with session.request(method, at) as answer:
+                assert answer.status == 200
+                await answer.read()
+    assert len(opened) == 1
