@@ -56,7 +56,8 @@ def tus_js(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("takes node and npm")
     where = tmp_path_factory.mktemp("tus-js")
-    install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(where), TUS_JS]
+    quick = ["--fetch-retries=0", "--fetch-timeout=15000"]
+    install = ["npm", "install", "--no-audit", "--no-fund", "--silent", *quick, "--prefix", str(where), TUS_JS]
     if subprocess.run(install, capture_output=True, timeout=120, check=False).returncode:
         pytest.skip("npm cannot fetch tus-js-client here")
     (where / "upload.cjs").write_text(SCRIPT)
