@@ -22,7 +22,7 @@ EVENT = {"device_id": "pi-1", "timestamp": "2026-01-01T00:00:00Z", "total_files_
 
 
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await check():
             await asyncio.sleep(0.05)
 

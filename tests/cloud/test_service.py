@@ -43,7 +43,7 @@ async def serving(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             url = (await process.stdout.readline()).decode().strip()
         assert url.startswith("http://127.0.0.1:"), url
         yield process, url
@@ -77,7 +77,7 @@ async def test_serve_enroll_send_list_and_stop(database_url: str, tmp_path: Path
             listed = await asyncio.to_thread(run, *command, "--json", *where)
             assert json.loads(listed.stdout.splitlines()[0])["device_id"] == "pi-1"
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.wait() == 0
 
 
@@ -89,7 +89,7 @@ async def test_a_request_under_way_is_answered_before_the_stop(tmp_path: Path) -
         body = json.dumps({**EVENT, "device_id": "pi-1"}).encode()
         head = f"POST /api/sync-event HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert b"100" in await reader.readuntil(b"\r\n\r\n")
             process.send_signal(signal.SIGTERM)
             with pytest.raises(ConnectionRefusedError):

@@ -158,7 +158,7 @@ class Wire:
         return await self.reader.readuntil(b"\r\n\r\n")
 
 
-async def until(ready: Any, *, tries: int = 2000) -> Any:
+async def until(ready: Any, *, tries: int = 12_000) -> Any:
     """Polls the service until `ready` gives something true."""
     for _ in range(tries):
         found = await ready()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .wait import until
+from .wait import PATIENCE, until
 
 BIN = Path(sys.executable).parent
 # A test run that is killed takes its daemons with it.
@@ -78,7 +78,7 @@ class Child:
         if self._popen is None:
             raise RuntimeError(f"{self.name} was not started")
         try:
-            return self._popen.wait(timeout=within_s)
+            return self._popen.wait(timeout=within_s * PATIENCE)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"{self.name} still runs after {within_s:g} s\n{self.tail()}") from None
 

@@ -9,6 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_S = 0.05
+# Deadlines only keep a test from hanging. A machine whose disk stalls for a minute must not fail one.
+PATIENCE = 4
 
 
 class DeadlinePassedError(AssertionError):
@@ -16,11 +18,12 @@ class DeadlinePassedError(AssertionError):
 
 
 def until(what: str, look: Callable[[], T | None], *, within_s: float = 30.0, poll_s: float = POLL_S) -> T:
-    """Return the first true value of `look()`; raise DeadlinePassedError after `within_s` seconds.
+    """Return the first true value of `look()`; raise DeadlinePassedError after `within_s` seconds
+    times PATIENCE.
 
     An OSError in `look` counts as "not yet": the process that is asked may be starting or dead.
     """
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s * PATIENCE
     last: object = None
     while True:
         try:
