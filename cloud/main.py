@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import sys
@@ -18,6 +17,7 @@ from cloud.api.boundary import IN_FLIGHT
 from cloud.app import build_app
 from cloud.config import Settings
 from cloud.services import open_services
+from pisyncd.core import link
 from pisyncd.core.errors import ConfigError
 
 log = structlog.get_logger()
@@ -44,20 +44,11 @@ def configure_log(settings: Settings) -> None:
 
 def check(settings: Settings) -> None:
     """Refuses what would be unsafe. Raises ConfigError."""
-    if settings.open_dashboard and not _is_loopback(settings.host):
+    if settings.open_dashboard and not link.is_loopback(settings.host):
         raise ConfigError(
             "open_dashboard shows everything to whoever can connect",
             hint="use it with --host 127.0.0.1 only, or make a key: `pisync-cloud key create NAME --role viewer`",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def runner_options(settings: Settings) -> dict[str, Any]:

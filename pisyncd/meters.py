@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import socket
 import struct
@@ -84,16 +83,6 @@ class Goodput:
         """Since the start of the process."""
         running = self._now_s() - self._began_s if self._sending else 0.0
         return Totals(self._sent, self._active_s + running)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine itself, so that no interface is needed to reach it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def interface_is_up() -> bool:

@@ -181,6 +181,7 @@ class SyncCycle:
             self._seen, self._sent, self._began_ms = after, sent, now_ms
         self.last_outcome = result
         self.asked = False
+        # this write also moves outbox time on: else a daily power cut would keep a postponed file waiting for ever
         await self._way.learn_network(self._goodput.known_bps)
 
     async def _event(self, seen: Tally, duration_ms: int) -> dict[str, object]:

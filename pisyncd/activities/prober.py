@@ -57,7 +57,7 @@ class Prober:
         if self._changed:
             self._way.observe("interface", "the network changed")
         self._changed = self._forget = False
-        if not meters.is_loopback(self._uplink.host) and not await asyncio.to_thread(meters.interface_is_up):
+        if not link.is_loopback(self._uplink.host) and not await asyncio.to_thread(meters.interface_is_up):
             self._way.observe("no-interface", "no network interface is up")
         else:
             # a link that has only just come up is about to show its speed by real transfers

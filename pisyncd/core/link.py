@@ -9,6 +9,7 @@ full     our cloud has proven itself
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +36,16 @@ class Link:
     portal_url: str | None = None
     doubts: int = 0
     probes_since_change: int = 0
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` names this machine itself, so that no network is needed to reach it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def observe(link: Link, seen: Observation, reason: str, rule: Rule, portal_url: str | None = None) -> Link:

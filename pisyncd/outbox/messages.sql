@@ -28,9 +28,6 @@ SELECT count(*), coalesce(sum(length(body)), 0), min(queued_at_ms) FROM messages
 SELECT stream, count(*) AS messages, sum(length(body)) AS bytes, min(queued_at_ms) AS oldest_at_ms
 FROM messages GROUP BY stream ORDER BY stream;
 
--- name: oldest$
-SELECT min(queued_at_ms) FROM messages;
-
 -- name: hollow_out!
 -- The cloud will never take this message: its number is still sent, empty, so that the ones behind it are contiguous.
 UPDATE messages SET item_type = 'dropped', body = '{}' WHERE stream = :stream AND seq = :seq AND item_type <> 'dropped';
