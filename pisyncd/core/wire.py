@@ -7,7 +7,6 @@ Both sides import this module and nothing else of each other. The tus protocol i
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -208,7 +207,7 @@ def decode_metadata(header: str) -> dict[str, bytes]:
             raise ValueError("a key of Upload-Metadata is empty, repeated or not printable ASCII")
         try:
             pairs[key] = base64.b64decode(value.strip(), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise ValueError(f"the value of {key!r} in Upload-Metadata is not base64") from error
     return pairs
 

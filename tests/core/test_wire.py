@@ -18,7 +18,7 @@ def test_a_key_without_a_value_is_empty():
     assert wire.decode_metadata("reuse,kind ZmlsZQ==") == {"reuse": b"", "kind": b"file"}
 
 
-MALFORMED = ["kind !!!", "a YQ==,a YQ==", "schlüssel YQ==", "a YQ==,,b YQ==", "a b c", "kind ZmlsZ"]
+MALFORMED = ["kind !!!", "a YQ==,a YQ==", "schlüssel YQ==", "a YQ==,,b YQ==", "a b c", "kind ZmlsZ", "kind é"]
 
 
 @pytest.mark.parametrize("header", MALFORMED)
