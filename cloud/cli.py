@@ -16,12 +16,12 @@ from cloud.config import Settings
 from cloud.dashboard import terminal
 from cloud.flows import identity
 from cloud.rules.access import ROLES
-from cloud.rules.problems import Refusal
 from cloud.services import wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
 from cloud.store.drivers import is_postgres_url, sqlite_path
 from pisyncd.core.errors import ConfigError, FatalError, PermanentError, PiSyncError, TransientError
+from pisyncd.core.problems import Refusal
 
 COUNT_MAX = 1_000_000
 

@@ -6,10 +6,10 @@ from aiohttp import hdrs, web
 
 from cloud.api import keys
 from cloud.rules import access as rules
-from cloud.rules import problems
 from cloud.rules.access import Principal, Role
-from cloud.rules.problems import Refusal
 from cloud.services import SERVICES
+from pisyncd.core import problems
+from pisyncd.core.problems import Refusal
 
 SESSION_COOKIE = "pisync_session"
 _READING = frozenset({"GET", "HEAD"})

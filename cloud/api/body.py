@@ -9,7 +9,7 @@ from aiohttp import HttpVersion11, StreamReader, hdrs, web
 
 from cloud.flows.receive import End
 from cloud.rules import tus
-from cloud.rules.problems import Refusal
+from pisyncd.core.problems import Refusal
 
 BUFFER_BYTES = 2 << 20
 

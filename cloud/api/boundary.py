@@ -12,11 +12,10 @@ import structlog
 from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
 
 from cloud.api import access, keys
-from cloud.rules import problems
-from cloud.rules.problems import Refusal
 from cloud.services import wall_ms
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
 from pisyncd.core.errors import TransientError
+from pisyncd.core.problems import Refusal
 
 log = structlog.get_logger()
 

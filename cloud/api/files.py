@@ -14,11 +14,11 @@ from aiohttp import hdrs, web
 
 from cloud.api import access, answers, params
 from cloud.flows import identity
-from cloud.rules import download, problems
-from cloud.rules.problems import Refusal
+from cloud.rules import download
 from cloud.services import SERVICES
 from cloud.store import files
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
+from pisyncd.core.problems import Refusal
 
 _AFTER_FILES = re.compile(r"/api/devices/[^/]+/files/(.+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from cloud.rules import problems, times
+from pisyncd.core import problems, wire
 
 INT64_MAX = 2**63 - 1
 PAGE_MAX = 1_000_000_000
@@ -63,7 +63,7 @@ def moment(request: web.Request, name: str, default: int) -> int:
     if _DATE.fullmatch(text):
         text += "T00:00:00Z"
     # The + of a zone that was not percent-encoded arrives as a blank.
-    found = times.parse(text[:19] + text[19:].replace(" ", "+"))
+    found = wire.from_rfc3339(text[:19] + text[19:].replace(" ", "+"))
     if found is None:
         raise problems.invalid(f"query:{name}", "date-time", f"{name} is RFC 3339 (2026-01-31T00:00:00Z) or a date")
     return found

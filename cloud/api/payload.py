@@ -6,9 +6,9 @@ import asyncio
 
 from aiohttp import hdrs, web
 
-from cloud.rules import encodings
-from cloud.rules.problems import Refusal
 from cloud.services import SERVICES
+from pisyncd.core import encodings
+from pisyncd.core.problems import Refusal
 
 
 async def read(request: web.Request) -> bytes:

@@ -6,9 +6,8 @@ import msgspec
 from aiohttp import web
 
 from cloud.api import access, payload
-from cloud.rules import problems
 from cloud.services import wall_ms
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,14 +7,14 @@ from aiohttp import web
 from cloud.api import access, answers, params, payload
 from cloud.api.shapes import SyncEventOut
 from cloud.flows import identity, lists
-from cloud.rules import intake, problems, times
+from cloud.rules import intake, times
 from cloud.rules.access import Principal
 from cloud.rules.admit import Recorded, Unit
 from cloud.rules.intake import SyncFact
-from cloud.rules.problems import Refusal
 from cloud.services import SERVICES, Services
 from cloud.store.db import Row
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
+from pisyncd.core.problems import Refusal
 
 STATUSES = ("success", "partial", "failed")
 

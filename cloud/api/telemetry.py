@@ -8,12 +8,12 @@ from cloud.api import access, answers, params, payload
 from cloud.api.shapes import BatchLogOut, SyncStatusOut, TelemetryStatus
 from cloud.flows import identity
 from cloud.flows.ingest import BatchNote, Taken
-from cloud.rules import intake, problems
+from cloud.rules import intake
 from cloud.rules.access import Principal
 from cloud.rules.admit import Unit
 from cloud.services import SERVICES, Services
 from cloud.store.db import Row
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
 
 _SETTLED = frozenset({"synced", "duplicate"})
 
@@ -23,7 +23,7 @@ async def post_batch(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     principal = await access.require(request, device=True)
     batch = intake.decode_batch(await payload.read(request))
-    sent_ms = None if batch.sentAt is None else intake.moment(batch.sentAt, "sentAt")
+    sent_ms = None if batch.sentAt is None else problems.moment(batch.sentAt, "sentAt")
     facts = tuple(
         intake.item_fact(
             bytes(raw), device_id=principal.device_id, batch_id=batch.batchId, index=index, sent_ms=sent_ms

@@ -11,9 +11,9 @@ from cloud.api import access, answers
 from cloud.api.body import Body, encoding_of, expected
 from cloud.flows.terms import Plan, Request, Standing
 from cloud.rules import bundle, refusals, tus
-from cloud.rules.problems import Refusal
 from cloud.services import SERVICES
 from pisyncd.core import wire
+from pisyncd.core.problems import Refusal
 
 ROOT = "/api/files"
 _OVERRIDABLE = ("PATCH", "DELETE", "HEAD")

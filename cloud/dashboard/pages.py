@@ -16,8 +16,8 @@ from aiohttp import hdrs, web
 from cloud.api import access, params, payload
 from cloud.dashboard import reading, words
 from cloud.rules import access as rules
-from cloud.rules.problems import Refusal
 from cloud.services import SERVICES, wall_ms
+from pisyncd.core.problems import Refusal
 
 _HERE = Path(__file__).parent
 _STYLE = (_HERE / "style.css").read_bytes()

@@ -8,10 +8,10 @@ from typing import Any
 from cloud.dashboard import words
 from cloud.flows import identity, lists
 from cloud.rules import times
-from cloud.rules.problems import Refusal
 from cloud.services import Services
 from cloud.store import files
 from cloud.store.db import Row
+from pisyncd.core.problems import Refusal
 
 DEVICES_SHOWN = 50
 FILES_SHOWN = 50

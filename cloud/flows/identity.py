@@ -9,10 +9,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from cloud.rules import access, problems
+from cloud.rules import access
 from cloud.rules.access import Principal, Role
 from cloud.store.db import Database, DuplicateRow, Tx
-from pisyncd.core import wire
+from pisyncd.core import problems, wire
 from pisyncd.core.errors import PermanentError
 
 REMEMBERED_MAX = 100_000

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from cloud.rules import problems, times
 from cloud.rules.access import DEVICE_ID_PATTERN
+from pisyncd.core import problems
 from pisyncd.core.wire import BATCH_ITEMS_MAX
 
 ITEM_BYTES_MAX = 256 * 1024
@@ -148,14 +148,6 @@ def _hash(*parts: object) -> bytes:
     return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def moment(text: str, name: str) -> int:
-    """A time of a body in wall milliseconds. Raises Refusal 422."""
-    found = times.parse(text)
-    if found is None:
-        raise problems.invalid(f"/{name}", "date-time", f"{name} is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
-    return found
-
-
 def _sync_digest(event: SyncEventIn, timestamp_ms: int) -> bytes:
     # sent_at is left out: it changes with every attempt to send the same event.
     return _hash(
@@ -195,8 +187,8 @@ def sync_fact(
     place: Place | None = None,
 ) -> SyncFact:
     """The fact in a sync event; without an id of its own it gets one from its content. Raises Refusal 422."""
-    timestamp_ms = moment(event.timestamp, "timestamp")
-    sent_ms = batch_sent_ms if event.sent_at is None else moment(event.sent_at, "sent_at")
+    timestamp_ms = problems.moment(event.timestamp, "timestamp")
+    sent_ms = batch_sent_ms if event.sent_at is None else problems.moment(event.sent_at, "sent_at")
     digest = _sync_digest(event, timestamp_ms)
     return SyncFact(
         event_id=event.event_id or (item.id if item and item.id else f"auto-{digest.hex()}"),

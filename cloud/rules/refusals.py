@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud.rules.problems import Refusal
+from pisyncd.core.problems import Refusal
 
 OFFSET = "Upload-Offset"
 RETRY_AFTER_S = 60

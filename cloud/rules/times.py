@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-
 CLOCK_SUSPECT = 1
 FUTURE = 2
 DERIVED = 4
@@ -14,20 +12,6 @@ NAMES = ((CLOCK_SUSPECT, "clock_suspect"), (FUTURE, "future"), (DERIVED, "derive
 OLDEST_MS = 1_577_836_800_000
 FUTURE_MS = 60_000
 LATE_MS = 24 * 3600 * 1000
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
-
-
-def parse(text: str) -> int | None:
-    """RFC 3339 with a zone -> wall milliseconds; None when it is none. '2023-08-15T12:30:45Z' -> 1692102645000."""
-    if len(text) < 20 or text[10] not in "Tt ":
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment - _EPOCH) // _MILLISECOND if moment.tzinfo is not None else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def judge(*, timestamp_ms: int, received_ms: int, sent_ms: int | None, trusted: bool | None) -> tuple[int, int]:

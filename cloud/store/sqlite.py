@@ -30,6 +30,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA journal_size_limit=67108864",
     "PRAGMA wal_autocheckpoint=4000",
     "PRAGMA cache_size=-65536",
+    # Without it INSERT OR REPLACE would delete rows behind the triggers of the append-only tables.
+    "PRAGMA recursive_triggers=ON",
 )
 _READER_PRAGMAS = ("PRAGMA query_only=ON", "PRAGMA cache_size=-16384")
 _VERSIONS = """CREATE TABLE IF NOT EXISTS schema_migration (

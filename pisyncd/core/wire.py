@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -45,6 +45,8 @@ PAX_REUSE = "PISYNC.reuse"
 PAX_SIZE = "PISYNC.size"
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _KEY = re.compile(r"[!-+\--~]+")
 
 
@@ -165,6 +167,17 @@ def rfc3339(wall_ms: int) -> str:
     """1700000000123 -> '2023-11-14T22:13:20.123Z'."""
     seconds, millis = divmod(wall_ms, 1000)
     return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{millis:03d}Z"
+
+
+def from_rfc3339(text: str) -> int | None:
+    """RFC 3339 with a zone -> wall milliseconds; None when it is none. '2023-08-15T12:30:45Z' -> 1692102645000."""
+    if len(text) < 20 or text[10] not in "Tt ":
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment - _EPOCH) // _MILLISECOND if moment.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def token_hash(token: str) -> str:

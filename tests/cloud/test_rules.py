@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from cloud.dashboard import words
 from cloud.flows.lists import like_pattern
-from cloud.rules import admit, intake, problems, streaks, times
+from cloud.rules import admit, intake, streaks, times
 from cloud.rules.admit import Knowledge, Unit
 from cloud.rules.intake import MessageFact, Place
 from cloud.rules.streaks import State
+from pisyncd.core import problems, wire
 
 NOW = 1_790_000_000_000
 
@@ -118,12 +119,12 @@ def test_an_events_time_is_always_one_that_can_be_shown(
     ],
 )
 def test_which_times_can_be_read(text: str, expected: int | None) -> None:
-    assert times.parse(text) == expected
+    assert wire.from_rfc3339(text) == expected
 
 
 @given(st.text(max_size=70))
 def test_reading_a_time_never_raises(text: str) -> None:
-    times.parse(text)
+    wire.from_rfc3339(text)
 
 
 @given(st.lists(st.lists(st.integers(1, 15), min_size=1, max_size=6), max_size=12))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 
-from cloud.rules.problems import Refusal
+from pisyncd.core.problems import Refusal
 
 if sys.version_info >= (3, 14):
     from compression import zstd

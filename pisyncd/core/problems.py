@@ -81,6 +81,14 @@ def invalid(pointer: str, code: str, detail: str, *, hint: str = "") -> Refusal:
     )
 
 
+def moment(text: str, name: str) -> int:
+    """A time of a body in wall milliseconds. Raises Refusal 422."""
+    found = wire.from_rfc3339(text)
+    if found is None:
+        raise invalid(f"/{name}", "date-time", f"{name} is RFC 3339 with a zone: 2026-01-31T12:30:45Z")
+    return found
+
+
 def device_unknown(device_id: str) -> Refusal:
     """404: nobody enrolled this device."""
     return Refusal(404, "device-unknown", f"no device {device_id!r} is enrolled", hint="pisync-cloud enroll DEVICE_ID")

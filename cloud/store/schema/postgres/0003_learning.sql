@@ -1,0 +1,174 @@
+-- Learning events, the sessions that they belong to, and the boots that give them their time.
+
+-- Generic telemetry. dk 0: sent by a user, not by a device; user_id '': of no user in particular.
+CREATE TABLE telemetry (
+    ord             BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,            -- the order of the export
+    dk              BIGINT NOT NULL,
+    user_id         TEXT    NOT NULL,
+    event_id        TEXT    NOT NULL,
+    digest          BYTEA   NOT NULL,
+    event_type      TEXT    NOT NULL,
+    event_data      TEXT    NOT NULL,
+    client_ts_ms    BIGINT,
+    batch_id        TEXT    NOT NULL,
+    stream          TEXT,
+    device_seq      BIGINT,
+    boot_id         TEXT,
+    boottime_ms     BIGINT,
+    wall_ms         BIGINT,
+    clock_trusted   BIGINT,
+    received_at_ms  BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX telemetry_identity ON telemetry (event_id, dk, user_id);
+CREATE INDEX telemetry_received ON telemetry (received_at_ms);
+
+INSERT INTO telemetry (
+    dk, user_id, event_id, digest, event_type, event_data, batch_id, stream, device_seq, boot_id, boottime_ms,
+    wall_ms, clock_trusted, received_at_ms
+)
+SELECT dk, '', item_id, digest, coalesce(body::json ->> 'eventType', 'unknown'), coalesce((body::json -> 'eventData')::text, body), '',
+       stream, seq, boot_id, boottime_ms, wall_ms, clock_trusted, received_at_ms
+FROM message WHERE item_type = 'event' ORDER BY id;
+DELETE FROM message WHERE item_type = 'event';
+
+-- Envelope v1. Append-only: the database itself refuses to change or delete (see the triggers below).
+CREATE TABLE attempt_events (
+    ord             BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,            -- the order of the export
+    id              TEXT    NOT NULL,
+    event_version   BIGINT NOT NULL,
+    event_type      TEXT    NOT NULL,
+    event_ts        BIGINT NOT NULL,               -- the server's time at ingest, in milliseconds
+    client_ts       BIGINT,                        -- what the client said, in milliseconds
+    seq             BIGINT,
+    session_id      TEXT    NOT NULL,
+    user_id         TEXT    NOT NULL,
+    question_id     TEXT,
+    source          TEXT    CHECK (source IN ('web', 'mobile', 'api')),
+    payload_json    TEXT    NOT NULL,
+    digest          BYTEA   NOT NULL,
+    dk              BIGINT NOT NULL,               -- 0: not by a device
+    stream          TEXT,
+    device_seq      BIGINT,
+    boot_id         TEXT,
+    boottime_ms     BIGINT,
+    wall_ms         BIGINT,
+    clock_trusted   BIGINT
+);
+CREATE UNIQUE INDEX attempt_events_identity ON attempt_events (id);
+CREATE INDEX attempt_events_session_time ON attempt_events (session_id, event_ts);
+CREATE INDEX attempt_events_user_time ON attempt_events (user_id, event_ts);
+CREATE INDEX attempt_events_type_time ON attempt_events (event_type, event_ts);
+CREATE INDEX attempt_events_session_seq ON attempt_events (session_id, seq);
+
+-- Who may be forgotten now: holds a user's id only inside the transaction of a purge.
+CREATE TABLE purge_permit (
+    user_id         TEXT    PRIMARY KEY
+);
+
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation'; END $$;
+CREATE FUNCTION refuse_delete_unless_permitted() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT 1 FROM purge_permit WHERE user_id = OLD.user_id) THEN RETURN OLD; END IF;
+    RAISE EXCEPTION '% is append-only', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER attempt_events_no_update BEFORE UPDATE ON attempt_events FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER attempt_events_no_delete BEFORE DELETE ON attempt_events
+    FOR EACH ROW EXECUTE FUNCTION refuse_delete_unless_permitted();
+CREATE TRIGGER attempt_events_no_truncate BEFORE TRUNCATE ON attempt_events
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Who did what. Append-only without exception.
+CREATE TABLE audit (
+    id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at_ms           BIGINT NOT NULL,
+    actor           TEXT    NOT NULL,
+    action          TEXT    NOT NULL,
+    target          TEXT    NOT NULL,
+    detail          TEXT    NOT NULL
+);
+CREATE INDEX audit_target ON audit (target, at_ms);
+CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON audit FOR EACH ROW EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- What is known of each boot of a device. An event's corrected time is offset + boottime_ms, offset between
+-- low_ms and high_ms: told once per boot, so that no event has to be changed. See pisyncd/core/timeline.py.
+CREATE TABLE boot (
+    dk                BIGINT NOT NULL,
+    boot_id           TEXT    NOT NULL,
+    number            BIGINT NOT NULL,             -- the device's own count of its boots
+    last_boottime_ms  BIGINT NOT NULL,
+    cloud_low_ms      BIGINT,                      -- evidence by the cloud's own clock
+    cloud_high_ms     BIGINT,
+    claim_low_ms      BIGINT,                      -- evidence by the device's clock while it was trusted
+    claim_high_ms     BIGINT,
+    low_ms            BIGINT,                      -- the answer
+    high_ms           BIGINT,
+    kind              TEXT    NOT NULL DEFAULT 'open' CHECK (kind IN ('exact', 'interval', 'open')),
+    contradicted      BIGINT NOT NULL DEFAULT 0,
+    updated_at_ms     BIGINT NOT NULL,
+    PRIMARY KEY (dk, boot_id)
+);
+CREATE INDEX boot_order ON boot (dk, number);
+
+CREATE VIEW attempt_events_timed AS
+SELECT e.*, b.kind AS time_kind, b.low_ms + e.boottime_ms AS occurred_low_ms, b.high_ms + e.boottime_ms AS occurred_high_ms
+FROM attempt_events AS e LEFT JOIN boot AS b ON b.dk = e.dk AND b.boot_id = e.boot_id;
+
+-- Sessions, made here or on a device. rev counts a session's changes on the side that owns it.
+CREATE TABLE learner_session (
+    session_id      TEXT    PRIMARY KEY,
+    user_id         TEXT    NOT NULL,
+    dk              BIGINT NOT NULL,               -- 0: made here
+    mode            TEXT    NOT NULL,
+    filters         TEXT    NOT NULL,
+    question_ids    TEXT    NOT NULL,               -- a JSON list; empty until the session itself has arrived
+    state           TEXT    NOT NULL CHECK (state IN ('active', 'submitted', 'expired')),
+    rev             BIGINT NOT NULL,
+    created_at_ms   BIGINT NOT NULL,
+    expires_at_ms   BIGINT,
+    ended_at_ms     BIGINT,
+    updated_at_ms   BIGINT NOT NULL,
+    CHECK ((state = 'active') = (ended_at_ms IS NULL))
+);
+CREATE INDEX learner_session_user ON learner_session (user_id, created_at_ms);
+CREATE INDEX learner_session_expiry ON learner_session (expires_at_ms) WHERE state = 'active';
+
+CREATE TABLE session_answer (
+    session_id      TEXT    NOT NULL,
+    question_id     TEXT    NOT NULL,
+    position        BIGINT NOT NULL,
+    selected_index  BIGINT,
+    marked          BIGINT NOT NULL CHECK (marked IN (0, 1)),
+    rev             BIGINT NOT NULL,
+    answered_at_ms  BIGINT NOT NULL,
+    PRIMARY KEY (session_id, question_id)
+);
+
+-- The export to the warehouse: a range of a dataset becomes one set of files, planned before it is written.
+CREATE TABLE export_range (
+    dataset         TEXT    NOT NULL,
+    from_ord        BIGINT NOT NULL,               -- exclusive
+    to_ord          BIGINT NOT NULL,               -- inclusive
+    state           TEXT    NOT NULL CHECK (state IN ('planned', 'published', 'stale')),
+    rows_count      BIGINT NOT NULL DEFAULT 0,
+    files           TEXT    NOT NULL DEFAULT '[]',
+    attempts        BIGINT NOT NULL DEFAULT 0,
+    error           TEXT,
+    planned_at_ms   BIGINT NOT NULL,
+    published_at_ms BIGINT,
+    PRIMARY KEY (dataset, from_ord)
+);
+
+-- More of each batch: whose it was, what went wrong, what clashed. Neither refers to a device any more: users send, too.
+ALTER TABLE batch_log DROP CONSTRAINT batch_log_dk_fkey;
+ALTER TABLE batch_log ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE batch_log ADD COLUMN errors TEXT NOT NULL DEFAULT '[]';
+ALTER TABLE batch_log ADD COLUMN conflict_details TEXT NOT NULL DEFAULT '[]';
+CREATE INDEX batch_log_user ON batch_log (user_id, id) WHERE user_id <> '';
+
+ALTER TABLE rejected_item DROP CONSTRAINT rejected_item_dk_fkey;
+ALTER TABLE rejected_item ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
+DROP INDEX rejected_item_identity;
+CREATE UNIQUE INDEX rejected_item_identity ON rejected_item (dk, user_id, item_id, digest);
+CREATE INDEX rejected_item_received ON rejected_item (received_at_ms);
