@@ -1,0 +1,73 @@
+"""A real headless Chromium, one for the session; a context of its own, an empty profile, for every test."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from intake_rig import RecordingIntake
+from page_rig import INSECURE_HOST, Opener, start
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Where Chromium is; scripts/browser gets it when it can, else the test is skipped with what it says."""
+    if shutil.which("chromium") is None:
+        done = subprocess.run([ROOT / "scripts/browser"], capture_output=True, text=True, timeout=540)
+        if done.returncode:
+            pytest.skip(done.stdout.strip() or done.stderr.strip())
+    found = shutil.which("chromium")
+    assert found is not None
+    return found
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser(chromium: str) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        rules = f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1"
+        running = await playwright.chromium.launch(executable_path=chromium, args=[*ARGUMENTS, rules])
+        yield running
+        await running.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def intake() -> AsyncIterator[RecordingIntake]:
+    async with RecordingIntake().serving() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(browser: Browser, intake: RecordingIntake) -> AsyncIterator[BrowserContext]:
+    """Closed before the intake is, so that no request of a dying page hangs on a server that waits for it."""
+    fresh = await browser.new_context()
+    fresh.set_default_timeout(60_000)
+    yield fresh
+    intake.gate.set()
+    await fresh.close()
+
+
+@pytest.fixture
+def open_page(context: BrowserContext, intake: RecordingIntake) -> Opener:
+    """Opens a page with `window.telemetry` initialized by the options given; `at` is the page's base URL."""
+
+    async def opened(*, at: str | None = None, script: str | None = None, **options: Any) -> Page:
+        page = await context.new_page()
+        if script is not None:
+            await page.add_init_script(script)
+        await page.goto((at or intake.url) + "/")
+        await start(page, **options)
+        return page
+
+    return opened
