@@ -50,10 +50,13 @@ def _host_name(request: web.Request) -> str:
     return host if host.endswith("]") else host.rpartition(":")[0] or host
 
 
-async def require(request: web.Request, *, device: bool | str = False, role: Role | None = None) -> Principal:
+async def require(
+    request: web.Request, *, device: bool | str = False, role: Role | None = None, user: bool = False
+) -> Principal:
     """Lets the request pass or raises Refusal 401 or 403.
 
-    `device=True` lets any device in, `device="pi-1"` that one only; `role` lets keys in that have it or a higher one.
+    `device=True` lets any device in, `device="pi-1"` that one only; `role` lets keys in that have it or a higher one;
+    `user` lets in whoever shows a learner's JWT.
     """
     principal = await identify(request)
     if principal is None:
@@ -66,6 +69,8 @@ async def require(request: web.Request, *, device: bool | str = False, role: Rol
         )
     if principal.kind == "device":
         return _device_passes(principal, device)
+    if principal.kind == "user":
+        return _user_passes(principal, user)
     if role is None or not rules.covers(principal.role, role):
         raise Refusal(
             403,
@@ -74,6 +79,12 @@ async def require(request: web.Request, *, device: bool | str = False, role: Rol
             hint="a device's own token is needed" if role is None else f"it takes a key of role {role}",
         )
     return principal
+
+
+def _user_passes(principal: Principal, user: bool) -> Principal:
+    if user:
+        return principal
+    raise Refusal(403, "role-missing", "a learner may not do this", hint="learners send events and work at sessions")
 
 
 def _device_passes(principal: Principal, device: bool | str) -> Principal:

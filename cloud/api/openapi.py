@@ -43,7 +43,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """One method of one path. `auth` names who may: D device, V viewer, O operator, A admin, P everyone."""
+    """One method of one path. `auth` names who may: D device, V viewer, O operator, A admin, U user, P everyone."""
 
     method: str
     path: str
@@ -108,7 +108,7 @@ def _operation(operation: Operation, refs: Mapping[int, Schema]) -> Schema:
         "summary": operation.summary,
         "responses": {str(reply.status): _reply(reply, refs) for reply in operation.replies},
     }
-    who = {"D": "device", "V": "viewer", "O": "operator", "A": "admin", "P": "everyone"}
+    who = {"D": "device", "V": "viewer", "O": "operator", "A": "admin", "U": "user", "P": "everyone"}
     found["description"] = (
         (operation.about + "\n\n" if operation.about else "")
         + "For: "

@@ -1,4 +1,4 @@
-"""Who may do what. A device speaks only for itself; a key may do what its role and the lesser roles may."""
+"""Who may do what. A device speaks only for itself, a user too; a key may do what its and the lesser roles may."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _NAME = re.compile(NAME_PATTERN.rstrip("$"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """Who sent a request: a device (`dk`, `device_id`) or a key (`name`, `role`)."""
+    """Who sent a request: a device (`dk`, `device_id`), a key (`name`, `role`) or a user (`user_id`, a UUID)."""
 
-    kind: Literal["device", "key"]
+    kind: Literal["device", "key", "user"]
     name: str
     dk: int = 0
     role: Role | None = None
+    user_id: str = ""
 
     @property
     def device_id(self) -> str:
-        """The public id of a device; empty for a key."""
+        """The public id of a device; empty for others."""
         return self.name if self.kind == "device" else ""
 
 

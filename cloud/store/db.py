@@ -23,6 +23,8 @@ from typing import Any, Literal, Protocol
 from aiosql.adapters.asyncpg import AsyncPGAdapter
 from aiosql.query_loader import QueryLoader
 
+from pisyncd.core.errors import StorageBusy
+
 Dialect = Literal["sqlite", "postgres"]
 Values = Sequence[tuple[Any, ...]]
 
@@ -31,6 +33,10 @@ _HERE = Path(__file__).parent
 
 class DuplicateRow(Exception):
     """A row with this key is already there."""
+
+
+class TransactionLost(StorageBusy):
+    """The transaction cannot go on: nothing of it will be kept."""
 
 
 class Row(Protocol):
@@ -61,6 +67,9 @@ class Tx(Protocol):
 
     async def lookup(self, name: str, rows: Values) -> list[Row]:
         """All rows that belong to the given keys; nothing when there are none."""
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]:
+        """What fails inside is undone and raised, and the transaction can go on. Raises TransactionLost if it cannot."""
 
 
 class Database(Protocol):

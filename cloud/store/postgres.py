@@ -12,7 +12,7 @@ from typing import Any, Literal
 import asyncpg
 
 from cloud.store import migrations
-from cloud.store.db import DuplicateRow, Query, Row, Tx, Values, load_queries
+from cloud.store.db import DuplicateRow, Query, Row, TransactionLost, Tx, Values, load_queries
 from pisyncd.core.errors import ConfigError, StorageBusy
 
 POOL_MAX = 12
@@ -92,6 +92,22 @@ class _PostgresTx:
         with _mapped():
             found: list[Row] = await self._connection.fetch(self._queries[name].sql, *zip(*rows, strict=True))
             return found
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        with _mapped():
+            await self._connection.execute("SAVEPOINT inner_part")
+        try:
+            yield
+        except Exception as error:
+            try:
+                await self._connection.execute("ROLLBACK TO SAVEPOINT inner_part; RELEASE SAVEPOINT inner_part")
+            except (asyncpg.PostgresError, *_BUSY):
+                # Going on would end in a COMMIT that PostgreSQL answers with ROLLBACK and no error.
+                raise TransactionLost("the connection to the database was lost", retry_after_s=5.0) from error
+            raise
+        with _mapped():
+            await self._connection.execute("RELEASE SAVEPOINT inner_part")
 
 
 class PostgresDatabase:

@@ -16,7 +16,7 @@ import aiosqlite
 import msgspec
 
 from cloud.store import migrations
-from cloud.store.db import DuplicateRow, Query, Row, Tx, Values, load_queries
+from cloud.store.db import DuplicateRow, Query, Row, TransactionLost, Tx, Values, load_queries
 from pisyncd.core.errors import StorageBusy
 
 T = TypeVar("T")
@@ -83,6 +83,21 @@ class _SqliteTx:
         if not rows:
             return []
         return await self.all(name, rows=msgspec.json.encode(rows).decode())
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        await _call(self._connection.execute("SAVEPOINT inner_part"))
+        try:
+            yield
+        except Exception as error:
+            try:
+                await self._connection.execute("ROLLBACK TO inner_part")
+                await self._connection.execute("RELEASE inner_part")
+            except sqlite3.Error:
+                # A full disk makes SQLite end the whole transaction by itself.
+                raise TransactionLost("the database ended the transaction", retry_after_s=5.0) from error
+            raise
+        await _call(self._connection.execute("RELEASE inner_part"))
 
 
 class SqliteDatabase:
