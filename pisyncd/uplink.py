@@ -21,7 +21,7 @@ import aiohttp
 import msgspec
 
 from pisyncd import __version__
-from pisyncd.core import wire
+from pisyncd.core import encodings, wire
 from pisyncd.core.errors import (
     CloudBusy,
     LinkDown,
@@ -46,6 +46,8 @@ Seen = Callable[[Observation, str, str | None], None]
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
 RETRY_AFTER_MAX_S = 3600.0
+#: Below it the header of the encoding costs more than it saves.
+COMPRESS_BYTES_MIN = 512
 
 
 class ChunkMismatch(TransientError):
@@ -198,6 +200,9 @@ class Uplink:
         """Delivers messages; the answer carries the watermarks."""
         headers = {"Content-Type": "application/json", "Prefer": "return=minimal"}
         body = msgspec.json.encode(batch)
+        if len(body) >= COMPRESS_BYTES_MIN:
+            body = encodings.zstd_packed(body)
+            headers["Content-Encoding"] = "zstd"
         answer = await self._call("POST", "/api/telemetry/batch", headers=headers, body=body, stall_s=timeout_s)
         return _decode(answer, wire.BatchAnswer)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Awaitable, Callable
 
-import msgspec
 import structlog
 
+from pisyncd.activities.drain import Drain, Size, next_window
 from pisyncd.activities.way import Way
 from pisyncd.core import backoff, wire
-from pisyncd.core.errors import LinkDown, Rejected, TooLarge, TransientError
+from pisyncd.core.errors import LinkDown, TooLarge, TransientError
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Wake
 from pisyncd.uplink import Uplink
@@ -22,7 +22,9 @@ FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
-DROPPED = "dropped"
+#: Batches that one step sends for each that is under way; a stop waits for no more than these.
+STEP_WINDOWS = 4
+SHARED_BYTES_MAX = 256 * 1024
 
 
 async def _nobody_cares() -> None:
@@ -30,7 +32,7 @@ async def _nobody_cares() -> None:
 
 
 class Sender:
-    """One step delivers one batch. Messages wait for company: 10 of them, 12 s, or an urgent one among them."""
+    """One step delivers what waits, at most a few batches. Messages wait for company: 10, 12 s, or an urgent one."""
 
     name = "sender"
 
@@ -45,6 +47,8 @@ class Sender:
         self._timeout_s = timeout_s
         self._batch_items = batch_items
         self._items = batch_items
+        self._window = 1
+        self._seeking = False
         self._bytes_max = BATCH_BYTES_MAX
         self._patient = patient
         self._misses = 0
@@ -73,35 +77,52 @@ class Sender:
     async def _deliver(self) -> float:
         items = await self._outbox.messages.batch(self._items)
         if not items:
+            self._window = 1
             return 3600.0
         wait_s = await self._company_s(items)
         if wait_s > 0:
             return wait_s
-        items = _fitting(items, self._bytes_max)
-        try:
-            answer = await self._uplink.batch(self._batch(items), self._timeout_s)
-        except TooLarge:
-            if len(items) == 1:
-                return await self._drop(items[0], "message-too-large")
-            self._items = max(1, len(items) // 2)
-            return 0.0
-        except Rejected as error:
-            if len(items) == 1:
-                return await self._drop(items[0], error.code)
-            # one message that the cloud refuses must not hold up the others: find it
-            self._items = max(1, len(items) // 2)
-            return 0.0
+        size = Size(items=self._items, bytes_max=self._share(), window=self._window)
+        drain = Drain(self._outbox, self._post, size)
+        await drain.run(items, 1 if self._window == 1 else self._window * STEP_WINDOWS)
+        if drain.lost:
+            log.warning("messages.refused", count=drain.lost)
+        log.debug("messages.delivered", accepted=drain.accepted, window=self._window, items=self._items)
+        if drain.offenders and not isinstance(drain.trouble, TransientError):
+            return await self._narrow(drain)
+        if isinstance(drain.trouble, TransientError):
+            self._window = 1
+            raise drain.trouble
         await self._way.succeeded()
-        lost = _lost(items, answer.data)
-        dropped = await self._outbox.messages.accept_through(answer.data.receivedThrough, lost, self._outbox.ledger)
-        log.debug("messages.delivered", messages=len(items), accepted=dropped, failed=answer.data.failed)
-        if lost:
-            log.warning("messages.refused", count=sum(map(len, lost.values())), codes=sorted(lost))
-        self._items = min(self._items * 2, self._batch_items)
-        self._obey(answer.next)
-        if not dropped and not await self._close_gaps(items, answer.data.receivedThrough):
+        self._widen(drain)
+        self._obey(drain.next)
+        if not drain.accepted and not await self._close_gaps(drain):
             raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
+
+    async def _post(self, items: list[wire.Item]) -> wire.BatchAnswer:
+        return await self._uplink.batch(self._batch(items), self._timeout_s)
+
+    def _share(self) -> int:
+        """Bytes of one batch, so that all under way together fit into memory."""
+        return self._bytes_max if self._window == 1 else min(self._bytes_max, SHARED_BYTES_MAX)
+
+    async def _narrow(self, drain: Drain) -> float:
+        """One message that the cloud refuses must not hold up the others: find it."""
+        self._window, self._seeking = 1, True
+        error, items = drain.trouble, drain.offenders
+        assert error is not None
+        if len(items) > 1:
+            self._items = max(1, min(len(items), self._batch_items) // 2)
+            return 0.0
+        return await self._drop(items[0], "message-too-large" if isinstance(error, TooLarge) else error.code)
+
+    def _widen(self, drain: Drain) -> None:
+        """Larger batches, and more of them at once, while a backlog lasts."""
+        backlog = drain.backlog and not self._seeking
+        self._items = min(self._items * 2, wire.BATCH_ITEMS_MAX if backlog else self._batch_items)
+        self._window = next_window(self._window, drain.slowest_s, backlog=backlog)
+        self._seeking = self._seeking and self._items < self._batch_items
 
     def _obey(self, asked: wire.Pacing) -> None:
         """The cloud's pace, within this device's own bounds."""
@@ -112,18 +133,14 @@ class Sender:
         if asked.sync_in_s is not None:
             self.paced(asked.sync_in_s)
 
-    async def _close_gaps(self, items: list[wire.Item], received: dict[str, int]) -> bool:
+    async def _close_gaps(self, drain: Drain) -> bool:
         """Restarts the streams of which the cloud misses numbers that this device no longer holds."""
-        first: dict[str, int] = {}
-        for item in items:
-            if item.stream is not None and item.seq is not None:
-                first.setdefault(item.stream, item.seq)
-        gaps = {stream: seq for stream, seq in first.items() if received.get(stream, 0) < seq - 1}
+        gaps = drain.gaps()
         if gaps:
             # before the streams: after a power cut in between, the gap is still there to be found
             await self.forgotten()
         for stream, seq in gaps.items():
-            log.warning("stream.restarted", stream=stream, held_from=seq, cloud_has=received.get(stream, 0))
+            log.warning("stream.restarted", stream=stream, held_from=seq, cloud_has=drain.marks.get(stream, 0))
             await self._outbox.messages.restart_stream(stream, seq)
         return bool(gaps)
 
@@ -140,8 +157,15 @@ class Sender:
 
     def _batch(self, items: list[wire.Item]) -> wire.Batch:
         # stamped at every attempt: a stamp of the first attempt would make a late delivery look like a wrong clock
-        sent_at = wire.rfc3339(self._outbox.db.clock.wall_ms())
-        return wire.Batch(batchId=str(uuid.uuid4()), items=items, sentAt=sent_at)
+        clock = self._outbox.db.clock
+        return wire.Batch(
+            batchId=str(uuid.uuid4()),
+            items=items,
+            sentAt=wire.rfc3339(clock.wall_ms()),
+            sentBootId=clock.boot_id,
+            sentBoottimeMs=clock.boottime_ms(),
+            boots=self._outbox.boots.numbers({item.boot_id for item in items if item.boot_id}),
+        )
 
     async def _drop(self, item: wire.Item, code: str) -> float:
         """A message that the cloud will never take makes way for the others; the ledger says so."""
@@ -149,25 +173,3 @@ class Sender:
             raise TransientError(f"the cloud refuses even an empty message: {code}", code=code, retry_after_s=3600.0)
         log.error("message.refused", stream=item.stream, seq=item.seq, code=code)
         return 0.0
-
-
-def _fitting(items: list[wire.Item], bytes_max: int) -> list[wire.Item]:
-    """The first items that make a body of at most `bytes_max`, one of them at least."""
-    total = 0
-    for count, item in enumerate(items):
-        total += len(msgspec.json.encode(item)) + 1
-        if total > bytes_max and count:
-            return items[:count]
-    return items
-
-
-def _lost(items: list[wire.Item], answer: wire.BatchOutcome) -> dict[str, list[wire.Item]]:
-    """The messages that leave now although the cloud refused them, by code; empties and losses were told before."""
-    codes = {each.itemId: each.code or each.status for each in answer.results if each.status in ("failed", "conflict")}
-    lost: dict[str, list[wire.Item]] = {}
-    for item in items:
-        leaves = (item.seq or 0) <= answer.receivedThrough.get(item.stream or "", 0)
-        # a refused loss that became a loss would be refused again, for ever
-        if item.id in codes and leaves and item.itemType not in (wire.STREAM_LOSS, DROPPED):
-            lost.setdefault(codes[item.id], []).append(item)
-    return lost

@@ -100,6 +100,9 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     batchId: str
     items: list[Item]
     sentAt: str | None = None
+    sentBootId: str | None = None
+    sentBoottimeMs: int | None = None
+    boots: dict[str, int] | None = None
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

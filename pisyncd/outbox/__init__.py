@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from pisyncd.outbox import salvage
-from pisyncd.outbox.books import Cycles, Ledger, Memory
+from pisyncd.outbox.books import Boots, Cycles, Ledger, Memory
 from pisyncd.outbox.db import Database, connect
 from pisyncd.outbox.files import Files, Queue
 from pisyncd.outbox.messages import Messages
@@ -36,6 +36,7 @@ class Outbox:
     ledger: Ledger
     cycles: Cycles
     memory: Memory
+    boots: Boots
 
 
 @contextlib.asynccontextmanager
@@ -74,6 +75,8 @@ async def _compose(db: Database) -> Outbox:
     if outbox_id is None:
         outbox_id = secrets.token_hex(4)
         await memory.set("outbox_id", outbox_id)
+    boots = Boots(db)
+    await boots.open()
     messages = Messages(db, outbox_id)
     ledger = Ledger(db, messages)
     return Outbox(
@@ -84,6 +87,7 @@ async def _compose(db: Database) -> Outbox:
         ledger=ledger,
         cycles=Cycles(db, messages),
         memory=memory,
+        boots=boots,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ _sql = queries("books")
 
 LEDGER_KEEP = 10_000
 CYCLES_KEEP = 5_000
+BOOTS_KEEP = 1_000
 
 Outcome = Literal["success", "partial", "failed", "offline", "idle"]
 
@@ -84,6 +86,25 @@ class Cycles:
     async def newest(self, most: int, before: int = 2**62) -> list[dict[str, Any]]:
         """The newest cycles, or those before the cycle of that id."""
         return [dict(row) async for row in _sql.cycles(self._db.reader, most=most, before=before)]
+
+
+class Boots:
+    """The boots of this device, counted from 1 in their order."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._numbers: dict[str, int] = {}
+
+    async def open(self) -> None:
+        """Counts this boot, unless it is counted already."""
+        async with self._db.transaction() as tx:
+            await _sql.add_boot(tx, boot_id=self._db.clock.boot_id)
+            await _sql.trim_boots(tx, keep=BOOTS_KEEP)
+        self._numbers = {boot_id: number async for boot_id, number in _sql.boots(self._db.reader)}
+
+    def numbers(self, boot_ids: Iterable[str]) -> dict[str, int]:
+        """The numbers of those that are known."""
+        return {boot_id: self._numbers[boot_id] for boot_id in boot_ids if boot_id in self._numbers}
 
 
 class Memory:

@@ -52,3 +52,15 @@ ON CONFLICT (name) DO UPDATE SET chunk_bytes = excluded.chunk_bytes,
 
 -- name: trim_networks!
 DELETE FROM networks WHERE name NOT IN (SELECT name FROM networks ORDER BY seen_wall_ms DESC LIMIT 50);
+
+-- name: add_boot!
+INSERT INTO boots (boot_id, number) SELECT :boot_id, coalesce(max(number), 0) + 1 FROM boots WHERE true
+ON CONFLICT (boot_id) DO NOTHING;
+
+-- name: trim_boots!
+-- A boot is needed as long as something of it waits to be sent.
+DELETE FROM boots WHERE number <= (SELECT max(number) FROM boots) - :keep
+AND boot_id NOT IN (SELECT boot_id FROM messages);
+
+-- name: boots
+SELECT boot_id, number FROM boots;

@@ -75,24 +75,19 @@ class Messages:
         )
         return message_id
 
-    async def batch(self, most: int) -> list[wire.Item]:
-        """Up to `most` messages in the order in which they are to be sent."""
-        return [
-            wire.Item(
-                itemType=item_type,
-                itemData=msgspec.Raw(body.encode()),
-                id=message_id,
-                stream=stream,
-                seq=seq,
-                boot_id=boot_id,
-                boottime_ms=boottime_ms,
-                wall_ms=wall_ms,
-                clock_trusted=bool(trusted),
-            )
-            async for stream, seq, message_id, item_type, body, boot_id, boottime_ms, wall_ms, trusted in _sql.batch(
-                self._db.reader, most=most
-            )
-        ]
+    async def batch(self, most: int, after: Mapping[str, int] | None = None) -> list[wire.Item]:
+        """Up to `most` messages in the order in which they are to be sent: urgent streams first, each in order.
+
+        `after` is what is under way already: the messages of a stream up to that number are left out.
+        """
+        found: list[wire.Item] = []
+        for stream in [row[0] async for row in _sql.streams_owing(self._db.reader)]:
+            if len(found) >= most:
+                break
+            behind = (after or {}).get(stream, 0)
+            rows = _sql.batch(self._db.reader, stream=stream, after=behind, most=most - len(found))
+            found += [_item(row) async for row in rows]
+        return found
 
     async def accept_through(
         self,
@@ -154,3 +149,18 @@ class Messages:
     async def by_stream(self) -> list[dict[str, Any]]:
         """Per stream: messages, bytes, oldest_at_ms."""
         return [dict(row) async for row in _sql.by_stream(self._db.reader)]
+
+
+def _item(row: Any) -> wire.Item:
+    stream, seq, message_id, item_type, body, boot_id, boottime_ms, wall_ms, trusted = row
+    return wire.Item(
+        itemType=item_type,
+        itemData=msgspec.Raw(body.encode()),
+        id=message_id,
+        stream=stream,
+        seq=seq,
+        boot_id=boot_id,
+        boottime_ms=boottime_ms,
+        wall_ms=wall_ms,
+        clock_trusted=bool(trusted),
+    )

@@ -9,10 +9,16 @@ INSERT INTO messages (stream, seq, id, item_type, body, priority, boot_id, boott
     queued_at_ms)
 VALUES (:stream, :seq, :id, :item_type, :body, :priority, :boot_id, :boottime_ms, :wall_ms, :clock_trusted, :now_ms);
 
+-- name: streams_owing
+-- The streams with something to send, urgent ones first. The first message of a stream speaks for its priority.
+SELECT stream, (SELECT priority FROM messages AS m WHERE m.stream = s.stream ORDER BY seq LIMIT 1) AS priority
+FROM streams AS s WHERE EXISTS (SELECT 1 FROM messages AS m WHERE m.stream = s.stream)
+ORDER BY priority DESC, stream;
+
 -- name: batch
--- The first messages of all streams, urgent ones first; within a stream always in order.
+-- The next messages of a stream, in order.
 SELECT stream, seq, id, item_type, body, boot_id, boottime_ms, wall_ms, clock_trusted FROM messages
-ORDER BY priority DESC, stream, seq LIMIT :most;
+WHERE stream = :stream AND seq > :after ORDER BY seq LIMIT :most;
 
 -- name: accept_through!
 -- The cloud has all of the stream up to this number, durably.
