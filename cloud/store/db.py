@@ -69,7 +69,7 @@ class Tx(Protocol):
         """All rows that belong to the given keys; nothing when there are none."""
 
     def savepoint(self) -> AbstractAsyncContextManager[None]:
-        """What fails inside is undone and raised, and the transaction can go on. Raises TransactionLost if it cannot."""
+        """What fails inside is undone and raised, and the transaction goes on. Raises TransactionLost if it cannot."""
 
 
 class Database(Protocol):
