@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from intake_rig import RecordingIntake
-from page_rig import INSECURE_HOST, Opener, start
+from page_rig import ARGUMENTS, Opener, start
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
+# What Chromium itself writes to the console when a request fails; no page can prevent it.
+BROWSER_SAYS = ("Failed to load resource", "Access to fetch at")
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +34,7 @@ def chromium() -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        rules = f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1"
-        running = await playwright.chromium.launch(executable_path=chromium, args=[*ARGUMENTS, rules])
+        running = await playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield running
         await running.close()
 
@@ -59,15 +56,33 @@ async def context(browser: Browser, intake: RecordingIntake) -> AsyncIterator[Br
 
 
 @pytest.fixture
-def open_page(context: BrowserContext, intake: RecordingIntake) -> Opener:
+def loud() -> list[str]:
+    """What the pages of a test have said louder than console.debug, or thrown: a learner must see none of it."""
+    return []
+
+
+def listen(page: Page, loud: list[str]) -> None:
+    page.on("pageerror", lambda error: loud.append(str(error)))
+    page.on(
+        "console",
+        lambda said: (
+            loud.append(said.text) if said.type != "debug" and not said.text.startswith(BROWSER_SAYS) else None
+        ),
+    )
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def open_page(context: BrowserContext, intake: RecordingIntake, loud: list[str]) -> AsyncIterator[Opener]:
     """Opens a page with `window.telemetry` initialized by the options given; `at` is the page's base URL."""
 
     async def opened(*, at: str | None = None, script: str | None = None, **options: Any) -> Page:
         page = await context.new_page()
+        listen(page, loud)
         if script is not None:
             await page.add_init_script(script)
         await page.goto((at or intake.url) + "/")
         await start(page, **options)
         return page
 
-    return opened
+    yield opened
+    assert loud == []

@@ -61,7 +61,11 @@ Judge = Callable[[str, list[Event]], Answer | None]
 
 
 class RecordingIntake:
-    """Stores events by id, counts how often each came, and answers as a test scripts it: `answers` first, then `judge`."""
+    """Stores events by id and counts how often each came; a test scripts other answers.
+
+    `answers` are given first, one a request; then `judge` decides on a request, `bad` on an event (a reason, or None);
+    a cleared `gate` leaves requests without an answer.
+    """
 
     def __init__(self, *, allow_origin: str | None = None) -> None:
         self.events: dict[str, Event] = {}
@@ -109,7 +113,7 @@ class RecordingIntake:
         return web.Response(text=PAGE, content_type="text/html")
 
     async def _module(self, _request: web.Request) -> web.Response:
-        return web.Response(body=MODULE.read_bytes(), content_type="text/javascript", headers={"Cache-Control": "no-store"})
+        return web.Response(body=MODULE.read_bytes(), content_type="text/javascript")
 
     @web.middleware
     async def _cors(

@@ -9,6 +9,16 @@ from playwright.async_api import Page
 
 # A name that is not loopback: to the browser an origin without TLS, as a PiBox has in a classroom's network.
 INSECURE_HOST = "box.test"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    f"--host-resolver-rules=MAP {INSECURE_HOST} 127.0.0.1",
+]
 NEVER = {"flushEvents": 10_000, "flushMs": 3_600_000}
 SESSION = "6b7d0a52-3f0e-4f52-9d0b-6a2b8f6f3c11"
 

@@ -1,15 +1,16 @@
-"""The browser's client in a real browser: what is captured arrives, once, whatever the page and the link do."""
+"""The browser's client in a real browser: when events are sent, in which shape, and what an application is told."""
 
 from __future__ import annotations
 
 import uuid
 
 import pytest
-from intake_rig import BATCH_PATH, SESSION_PATH, RecordingIntake
-from page_rig import NEVER, SESSION, Opener, capture, start, status
-from playwright.async_api import BrowserContext
+from intake_rig import BATCH_PATH, SESSION_PATH, Answer, RecordingIntake
+from page_rig import NEVER, SESSION, Opener, capture, start, status, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LEARNER, OTHER = str(uuid.UUID(int=7)), str(uuid.UUID(int=8))
 
 
 async def test_ten_events_are_sent_at_once(open_page: Opener, intake: RecordingIntake) -> None:
@@ -37,26 +38,170 @@ async def test_submit_sends_all_before_a_redirect(open_page: Opener, intake: Rec
     assert (await status(page))["pending"] == 0
 
 
-async def test_what_waits_in_a_reloaded_page_is_sent(
-    open_page: Opener, intake: RecordingIntake, context: BrowserContext
-) -> None:
-    page = await open_page(**NEVER, script="navigator.sendBeacon = () => true")  # this beacon gets lost on the way
-    ids = await capture(page, 4)
-    await page.reload()
-    await start(page, **NEVER)
-    assert [event["id"] for event in await intake.holding(4)] == ids
+async def test_submit_does_not_wait_for_a_server_that_hangs(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    await capture(page, 3)
+    intake.gate.clear()
+    assert await page.evaluate("telemetry.submit({ timeoutMs: 50 })") is False
+    await intake.until(lambda: len(intake.requests) == 2)  # the flush, and what was left to the browser
+    assert (await status(page))["pending"] == 3
+    intake.gate.set()
+    await intake.holding(3)
 
 
 async def test_session_events_go_the_session_way(open_page: Opener, intake: RecordingIntake) -> None:
-    page = await open_page(**NEVER, sessionId=SESSION, token="secret", userId=str(uuid.UUID(int=7)))
+    page = await open_page(**NEVER, sessionId=SESSION, token="secret", userId=LEARNER)
     await page.evaluate("telemetry.track('QUESTION_VIEWED', { position: 1 }, { questionId: 'q' })")
-    await page.evaluate("telemetry.track('PAUSE_BLUR', { state: 'blur' })")
-    await page.evaluate("telemetry.track('interview_completed', { score: 85 })")
+    await page.evaluate("window.stopped = { watching: telemetry.watchBlur() }")
+    await page.evaluate("dispatchEvent(new Event('blur'))")
+    await page.evaluate("{ stopped.watching(); dispatchEvent(new Event('focus')) }")
+    await page.evaluate("telemetry.track('interview_completed', { score: 85 }, { priority: 2 })")
     assert (await page.evaluate("telemetry.sync()"))["successCount"] == 3
     viewed, paused, other = await intake.holding(3)
     assert [request.path for request in intake.requests] == [SESSION_PATH, BATCH_PATH]
     assert (viewed["seq"], viewed["session_id"], viewed["question_id"]) == (1, SESSION, "q")
-    assert (paused["seq"], paused["payload"]) == (2, {"state": "blur"})
+    assert (paused["seq"], paused["event_type"], paused["payload"]) == (2, "PAUSE_BLUR", {"state": "blur"})
     assert (other["event_type"], other["payload"]) == ("interview_completed", {"score": 85})
+    assert (other["priority"], other["eventId"]) == (2, other["id"])
+    assert all(event.get("client_ts", event.get("clientTimestamp")).endswith("Z") for event in (viewed, paused, other))
     assert {request.headers["Authorization"] for request in intake.requests} == {"Bearer secret"}
-    assert {request.headers["PiSync-User"] for request in intake.requests} == {str(uuid.UUID(int=7))}
+    assert {request.headers["PiSync-User"] for request in intake.requests} == {LEARNER}
+
+
+async def test_session_types_without_a_session_go_with_the_batch(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    await page.evaluate("telemetry.track('REVIEW_OPENED')")
+    await page.evaluate("telemetry.sync()")
+    await intake.holding(1)
+    assert [request.path for request in intake.requests] == [BATCH_PATH]
+
+
+async def test_seq_goes_on_after_a_reload(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER, sessionId=SESSION)
+    await capture(page, 3, "QUESTION_VIEWED")
+    await page.evaluate("telemetry.sync()")
+    await page.reload()
+    await start(page, **NEVER, sessionId=SESSION)
+    await capture(page, 2, "QUESTION_VIEWED")
+    await page.evaluate("telemetry.sync()")
+    assert [event["seq"] for event in await intake.holding(5)] == [1, 2, 3, 4, 5]
+
+
+async def test_an_event_is_kept_as_it_was_when_it_was_captured(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    given = await page.evaluate(
+        """async () => {
+            const data = { answer: 1 };
+            const id = telemetry.captureEvent("a", data, { eventId: "mine" });
+            data.answer = 2;
+            await telemetry.sync();
+            return id;
+        }"""
+    )
+    assert given == "mine"
+    assert [(event["id"], event["payload"]) for event in await intake.holding(1)] == [("mine", {"answer": 1})]
+
+
+async def test_capturing_never_throws(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    ids = await page.evaluate(
+        """() => {
+            const cyclic = {};
+            cyclic.self = cyclic;
+            const bad = telemetry.captureEvents([
+                { eventType: "cyclic", eventData: cyclic }, { eventType: "big", eventData: { n: 1n } },
+                { eventType: "", eventData: {} }, {}, null,
+                { eventType: "long", eventData: { text: "x".repeat(5000) } },
+            ]);
+            telemetry.captureEvents(null);
+            return [...bad, telemetry.captureEvent("good", null, null)];
+        }"""
+    )
+    assert all(isinstance(id, str) for id in ids)
+    await page.evaluate("telemetry.sync()")
+    assert [event["id"] for event in await intake.holding(1)] == ids[-1:]
+    seen = await status(page)
+    assert seen["rejected"] == {"event-invalid": 5, "payload-too-large": 1}
+    assert (seen["pending"], seen["delivered"]) == (0, 1)
+
+
+async def test_events_captured_before_the_start_are_sent_too(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    await page.evaluate(
+        """async () => {
+            const { TelemetryService } = await import("/telemetry.js");
+            const early = new TelemetryService();
+            early.captureEvent("early");
+            await early.sync();
+        }"""
+    )
+    await intake.holding(1)
+
+
+async def test_listeners_hear_of_every_sync(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    await page.evaluate("void telemetry.on('sync:complete', () => { throw new Error('mine') })")
+    await page.evaluate(
+        "window.calls = []; window.off = { on: telemetry.on('sync:start', (each) => calls.push(each.pending)) }; 0"
+    )
+    await capture(page, 2)
+    await page.evaluate("telemetry.sync()")
+    await page.evaluate("void off.on()")
+    intake.answers = [Answer(status=503)]
+    await capture(page, 1)
+    await page.evaluate("telemetry.sync()")
+    assert await page.evaluate("calls") == [2]
+    heard = await page.evaluate("heard.filter((each) => each.name !== 'sync:start').slice(0, 2)")
+    assert [(each["name"], each["successCount"], each["error"]) for each in heard] == [
+        ("sync:complete", 2, None),
+        ("sync:failed", 0, "http-503"),
+    ]
+
+
+async def test_what_one_learner_left_is_not_sent_as_the_next_one(open_page: Opener, intake: RecordingIntake) -> None:
+    first = await open_page(**NEVER, userId=LEARNER, script="navigator.sendBeacon = () => true")
+    intake.judge = lambda _path, _events: Answer(status=503)
+    ids = await capture(first, 3)
+    await first.evaluate("telemetry.sync()")
+    await first.close()
+    intake.judge = lambda _path, _events: None
+    intake.requests.clear()
+    second = await open_page(**NEVER, userId=OTHER)
+    others = await capture(second, 1)
+    await second.evaluate("telemetry.submit()")
+    assert [(request.headers["PiSync-User"], request.ids) for request in intake.requests] == [(OTHER, others)]
+    again = await open_page(**NEVER, userId=LEARNER)
+    await again.evaluate("telemetry.sync()")
+    assert (intake.requests[-1].headers["PiSync-User"], intake.requests[-1].ids) == (LEARNER, ids)
+
+
+async def test_a_jwt_names_its_learner(open_page: Opener, intake: RecordingIntake) -> None:
+    claims = "eyJzdWIiOiAi", "IifQ"
+    page = await open_page(**NEVER, token=f"h.{claims[0]}YQ{claims[1]}.s")
+    await capture(page, 1)
+    await page.evaluate("telemetry.close()")
+    await intake.until(lambda: len(intake.requests) == 1)
+    assert "PiSync-User" not in intake.requests[0].headers
+
+
+async def test_the_sync_service_has_the_words_of_the_sync_api(open_page: Opener, intake: RecordingIntake) -> None:
+    page = await open_page(**NEVER)
+    await page.evaluate("window.sync = new SyncService({ telemetry, intervalMs: 20 })")
+    assert await page.evaluate("[sync.getHealth().syncHealth, sync.getStatus().running]") == ["unknown", False]
+    await page.evaluate("sync.start()")
+    await capture(page, 2)
+    await intake.holding(2)  # by its beat alone
+    await until(page, "sync.getStatus().pendingItems === 0 && sync.getStatus().lastSyncTime !== null")
+    seen = await page.evaluate("({ ...sync.getHealth() })")
+    assert (seen["syncHealth"], seen["running"], seen["totalItems"], seen["successRate"]) == ("good", True, 2, 1)
+    await page.evaluate("sync.stop()")
+    assert await page.evaluate("sync.getStatus().running") is False
+    intake.judge = lambda _path, _events: Answer(status=503)
+    await capture(page, 1)
+    assert (await page.evaluate("sync.triggerSync()"))["error"] == "http-503"
+    assert await page.evaluate("sync.getHealth().syncHealth") == "degraded"
+    await page.evaluate("sync.triggerSync().then(() => sync.triggerSync())")
+    assert await page.evaluate("sync.getHealth().syncHealth") == "poor"
+    intake.judge = lambda _path, _events: None
+    await page.evaluate("sync.triggerSync()")
+    assert await page.evaluate("sync.getHealth().syncHealth") == "good"
