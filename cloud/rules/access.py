@@ -37,6 +37,18 @@ def covers(held: Role | None, needed: Role) -> bool:
     return held is not None and ROLES.index(held) >= ROLES.index(needed)
 
 
+def reaches(principal: Principal, named: str | None, *, owner: str, dk: int) -> bool:
+    """Whether a learner session of `owner`, told by device `dk` (0: made here), is within reach.
+
+    A user reaches their own. A device that names a learner reaches that learner's, else those that it told of itself.
+    """
+    if principal.kind == "user":
+        return principal.user_id == owner
+    if principal.kind != "device":
+        return False
+    return named == owner if named is not None else dk == principal.dk
+
+
 def is_device_id(text: str) -> bool:
     """1-128 of A-Z a-z 0-9 . _ : @ -, beginning with a letter or digit."""
     return _DEVICE_ID.fullmatch(text) is not None
