@@ -11,17 +11,19 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import aiosql
 import aiosqlite
 import structlog
 from aiosql.adapters.aiosqlite import AioSQLiteAdapter
 
-from pisyncd.core.errors import SchemaTooNew, StorageBusy
+from pisyncd.core.errors import SchemaTooNew
+from pisyncd.outbox.grouping import Group, Work, storage_trouble
 from pisyncd.runtime.clock import Clock
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 HERE = Path(__file__).parent
 APPLICATION_ID = 0x50695379  # "PiSy"
@@ -70,16 +72,18 @@ class OneHop(AioSQLiteAdapter):
         return None if row is None else row[0]
 
 
-def queries(name: str) -> Any:
-    """The named queries of `<name>.sql` beside this file."""
-    return aiosql.from_path(HERE / f"{name}.sql", cast(Any, OneHop), mandatory_parameters=False)
+def queries(name: str, *, in_thread: bool = False) -> Any:
+    """The named queries of `<name>.sql` beside this file; `in_thread`: those for use inside of `Database.write`."""
+    driver = "sqlite3" if in_thread else cast(Any, OneHop)
+    return aiosql.from_path(HERE / f"{name}.sql", driver, mandatory_parameters=False)
 
 
 _books = queries("books")
+_books_in_thread = queries("books", in_thread=True)
 
 
 class Database:
-    """The connections of the outbox: one writer behind `transaction()`, one reader."""
+    """The connections of the outbox: one writer behind `transaction()` and `write()`, one reader."""
 
     def __init__(self, path: Path, clock: Clock, writer: aiosqlite.Connection, reader: aiosqlite.Connection) -> None:
         self.path = path
@@ -87,6 +91,7 @@ class Database:
         self._writer = writer
         self.reader = reader
         self._lock = asyncio.Lock()
+        self._group = Group(writer, self._lock, self._note_time)
         self._base_ms = 0
 
     def now_ms(self) -> int:
@@ -111,7 +116,17 @@ class Database:
                         await asyncio.shield(self._writer.rollback())
                     raise
             except sqlite3.OperationalError as error:
-                raise _storage_trouble(error) from error.__cause__
+                raise storage_trouble(error) from error.__cause__
+
+    async def write(self, work: Work[T]) -> T:
+        """What `work` gives, run in the writer's thread inside a transaction that it shares with what else waits.
+
+        Durable when it returns. Raises what `work` raises, and StorageBusy as `transaction` does.
+        """
+        return await self._group.write(work)
+
+    def _note_time(self, db: sqlite3.Connection) -> None:
+        _books_in_thread.set_cursor(db, name="last_at_ms", value=str(self.now_ms()))
 
     async def resume_time(self) -> None:
         """Goes on counting outbox time where the last run left off."""
@@ -137,19 +152,6 @@ class Database:
         await self._writer.close()
 
 
-def _storage_trouble(error: sqlite3.OperationalError) -> Exception:
-    text = str(error)
-    if "unable to open" in text or "readonly" in text:
-        return StorageBusy("the outbox cannot be written", code="storage-unusable")
-    if "full" in text:
-        return StorageBusy("the disk with the outbox is full", code="storage-full")
-    if "locked" in text or "busy" in text:
-        return StorageBusy("the outbox is locked by another program", code="storage-locked")
-    if "disk I/O" in text:
-        return StorageBusy("the disk with the outbox reports an error", code="storage-error")
-    return error
-
-
 async def connect(path: Path, clock: Clock) -> Database:
     """Opens or creates the database and migrates it.
 
@@ -159,7 +161,7 @@ async def connect(path: Path, clock: Clock) -> Database:
     try:
         return await _connect(path, clock)
     except sqlite3.OperationalError as error:
-        raise _storage_trouble(error) from error.__cause__
+        raise storage_trouble(error) from error.__cause__
 
 
 async def _connect(path: Path, clock: Clock) -> Database:

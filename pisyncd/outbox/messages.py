@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import sqlite3
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import aiosqlite
 import msgspec
 
-from pisyncd.core import wire
+from pisyncd.core import envelope, wire
 from pisyncd.outbox.db import Database, queries
+from pisyncd.runtime.clock import Stamp
 
 if TYPE_CHECKING:
     from pisyncd.outbox.books import Ledger
 
 _sql = queries("messages")
+_in_thread = queries("messages", in_thread=True)
 _books = queries("books")
+_books_in_thread = queries("books", in_thread=True)
 
 NAMED_MAX = 20
-PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5}
+#: Learning events travel in one stream for each priority, so that the numbers of a stream are always sent in order.
+LEARNING = {f"learn{priority}": priority for priority in range(1, 11)}
+PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, **LEARNING}
+#: Which stream is sent first: losses before all else, then by priority.
+TURN = {**PRIORITY, wire.STREAM_LOSS: 11}
+REPORTS_SHED = "reports"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waiting:
+    """A message that is still here. `body` is JSON."""
+
+    item_type: str
+    body: str
+    wall_ms: int
 
 
 class Messages:
-    """append, batch, accept_through, and counts.
+    """append, put, batch, accept_through, and counts.
 
     A stream's name carries the outbox's own id, so a device whose outbox was lost begins new streams instead of
     giving old numbers to new messages.
@@ -42,18 +61,18 @@ class Messages:
         body: dict[str, Any],
         *,
         message_id: str | None = None,
+        stamp: Stamp | None = None,
     ) -> str:
         """Adds one message in the caller's transaction, beside the fact that it reports; gives its id.
 
-        A salvaged message keeps the id that it had, so that the cloud knows it when it has it already. Above
-        queue_max waiting messages a mere report (stream `event`) is shed, counted, and the ledger tells it; '' then.
+        A salvaged message keeps the id and the stamp that it had, so that the cloud knows it when it has it already.
+        With queue_max reports waiting another (stream `event`) is shed, counted, and the ledger tells it; '' then.
         """
-        if stream == wire.STREAM_EVENT and await _sql.count(tx) >= self.queue_max:
-            await _sql.add_shed(tx)
+        if stream == wire.STREAM_EVENT and await _sql.count_reports(tx, **_SHEDDABLE) >= self.queue_max:
+            await _sql.add_shed(tx, reason=REPORTS_SHED, count=1)
             return ""
         name = await self._current(tx, stream)
-        seq = await _sql.next_seq(tx, stream=name)
-        stamp = self._db.clock.stamp()
+        seq = await _sql.next_seq(tx, stream=name, turn=TURN.get(stream, 5))
         message_id = message_id or str(uuid.uuid4())
         if item_type == "sync_event":
             body = {**body, "event_id": message_id, "seq": seq}
@@ -67,13 +86,44 @@ class Messages:
             item_type=item_type,
             body=msgspec.json.encode(body).decode(),
             priority=PRIORITY.get(stream, 5),
+            now_ms=self._db.now_ms(),
+            **asdict(stamp or self._db.clock.stamp()),
+        )
+        return message_id
+
+    def put(
+        self, db: sqlite3.Connection, priority: int, item_type: str, body: str, *, message_id: str, stamp: Stamp
+    ) -> None:
+        """Adds one message of learning data inside `Database.write`. `body` is JSON, `message_id` is not in use."""
+        stream = f"learn{priority}"
+        name = _books_in_thread.get_cursor(db, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
+        _in_thread.append(
+            db,
+            stream=name,
+            seq=_in_thread.next_seq(db, stream=name, turn=TURN[stream]),
+            id=message_id,
+            item_type=item_type,
+            body=body,
+            priority=priority,
             boot_id=stamp.boot_id,
             boottime_ms=stamp.boottime_ms,
             wall_ms=stamp.wall_ms,
             clock_trusted=stamp.clock_trusted,
             now_ms=self._db.now_ms(),
         )
-        return message_id
+
+    def waiting(self, db: sqlite3.Connection, message_id: str) -> Waiting | None:
+        """A message that is still here, inside `Database.write`."""
+        row = _in_thread.waiting(db, id=message_id)
+        return None if row is None else Waiting(item_type=row[0], body=row[1], wall_ms=row[2])
+
+    def is_full(self, db: sqlite3.Connection) -> bool:
+        """Whether queue_max messages wait that may be shed; inside `Database.write`."""
+        return bool(_in_thread.count_reports(db, **_SHEDDABLE) >= self.queue_max)
+
+    def shed(self, db: sqlite3.Connection, reason: str, count: int) -> None:
+        """Counts what is not taken, inside `Database.write`; tell_shed tells it."""
+        _in_thread.add_shed(db, reason=reason, count=count)
 
     async def batch(self, most: int, after: Mapping[str, int] | None = None) -> list[wire.Item]:
         """Up to `most` messages in the order in which they are to be sent: urgent streams first, each in order.
@@ -134,21 +184,36 @@ class Messages:
     async def _current(self, tx: aiosqlite.Connection, stream: str) -> str:
         return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
 
+    async def any_shed(self) -> bool:
+        """Whether something was shed since tell_shed told it last."""
+        return bool([row async for row in _sql.shed(self._db.reader)])
+
     async def tell_shed(self, ledger: Ledger) -> None:
-        """Writes what was shed since the last time into the ledger."""
+        """Writes what was shed since the last time into the ledger, one entry for each reason."""
         async with self._db.transaction() as tx:
-            count = await _sql.take_shed(tx)
-            if count is not None:
-                await ledger.record(tx, "reports-shed", "queue-full", count=int(count))
+            for name, count in [row async for row in _sql.take_shed(tx)]:
+                reason = name.removeprefix("shed").removeprefix(".")
+                if reason in ("", REPORTS_SHED):
+                    await ledger.record(tx, "reports-shed", "queue-full", count=count)
+                else:
+                    await ledger.record(tx, "events-shed", reason, count=count)
+
+    async def acknowledged(self) -> int:
+        """How many messages the cloud has acknowledged since this outbox was made."""
+        return int(await _sql.acknowledged(self._db.reader))
 
     async def owed(self) -> tuple[int, int, int | None]:
         """(messages, bytes, outbox time of the oldest)."""
-        row = await _sql.owed(self._db.reader)
-        return int(row[0]), int(row[1]), row[2]
+        streams = await self.by_stream()
+        oldest = min((each["oldest_at_ms"] for each in streams), default=None)
+        return sum(each["messages"] for each in streams), sum(each["bytes"] for each in streams), oldest
 
     async def by_stream(self) -> list[dict[str, Any]]:
         """Per stream: messages, bytes, oldest_at_ms."""
         return [dict(row) async for row in _sql.by_stream(self._db.reader)]
+
+
+_SHEDDABLE = {"sheddable_max": envelope.SHEDDABLE_MAX}
 
 
 def _item(row: Any) -> wire.Item:

@@ -1,6 +1,6 @@
 -- name: next_seq$
 -- The next number of a stream; the number and the message that carries it commit together.
-INSERT INTO streams (stream, last_seq) VALUES (:stream, 1)
+INSERT INTO streams (stream, priority, last_seq) VALUES (:stream, :turn, 1)
 ON CONFLICT (stream) DO UPDATE SET last_seq = last_seq + 1
 RETURNING last_seq;
 
@@ -10,9 +10,8 @@ INSERT INTO messages (stream, seq, id, item_type, body, priority, boot_id, boott
 VALUES (:stream, :seq, :id, :item_type, :body, :priority, :boot_id, :boottime_ms, :wall_ms, :clock_trusted, :now_ms);
 
 -- name: streams_owing
--- The streams with something to send, urgent ones first. The first message of a stream speaks for its priority.
-SELECT stream, (SELECT priority FROM messages AS m WHERE m.stream = s.stream ORDER BY seq LIMIT 1) AS priority
-FROM streams AS s WHERE EXISTS (SELECT 1 FROM messages AS m WHERE m.stream = s.stream)
+-- The streams with something to send, urgent ones first.
+SELECT stream FROM streams AS s WHERE EXISTS (SELECT 1 FROM messages AS m WHERE m.stream = s.stream)
 ORDER BY priority DESC, stream;
 
 -- name: batch
@@ -27,31 +26,44 @@ DELETE FROM messages WHERE stream = :stream AND seq <= :seq;
 -- name: mark_accepted!
 UPDATE streams SET accepted_seq = max(accepted_seq, min(:seq, last_seq)) WHERE stream = :stream;
 
--- name: owed^
-SELECT count(*), coalesce(sum(length(body)), 0), min(queued_at_ms) FROM messages;
-
 -- name: by_stream
-SELECT stream, count(*) AS messages, sum(length(body)) AS bytes, min(queued_at_ms) AS oldest_at_ms
-FROM messages GROUP BY stream ORDER BY stream;
+-- What waits of each stream. Its numbers are contiguous, so nothing is counted one by one.
+SELECT s.stream, s.last_seq - m.seq + 1 AS messages, s.bytes, m.queued_at_ms AS oldest_at_ms
+FROM streams AS s JOIN messages AS m ON m.stream = s.stream
+    AND m.seq = (SELECT min(seq) FROM messages AS f WHERE f.stream = s.stream)
+ORDER BY s.stream;
+
+-- name: count_reports$
+-- What waits and may be shed: reports, and events of low priority.
+SELECT coalesce(sum(s.last_seq + 1 - (SELECT min(seq) FROM messages AS m WHERE m.stream = s.stream)), 0)
+FROM streams AS s WHERE s.priority <= :sheddable_max OR s.stream GLOB 'event-*';
+
+-- name: acknowledged$
+-- How many messages the cloud has acknowledged, of all streams.
+SELECT coalesce(sum(accepted_seq), 0) FROM streams;
 
 -- name: hollow_out!
 -- The cloud will never take this message: its number is still sent, empty, so that the ones behind it are contiguous.
 UPDATE messages SET item_type = 'dropped', body = '{}' WHERE stream = :stream AND seq = :seq AND item_type <> 'dropped';
 
 -- name: open_stream!
-INSERT INTO streams (stream, last_seq)
-SELECT :new, last_seq - :skipped FROM streams WHERE stream = :old;
+INSERT INTO streams (stream, priority, last_seq)
+SELECT :new, priority, last_seq - :skipped FROM streams WHERE stream = :old;
 
 -- name: move_stream!
 UPDATE messages SET stream = :new, seq = seq - :skipped WHERE stream = :old;
 
--- name: count$
-SELECT count(*) FROM messages;
+-- name: waiting^
+-- A message that is still here, by its id.
+SELECT item_type, body, wall_ms FROM messages WHERE id = :id;
 
 -- name: add_shed!
--- How many reports were not written because the queue was full, until the ledger tells it.
-INSERT INTO cursors (name, value) VALUES ('shed', '1')
-ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1;
+-- How many were not taken because there was no room, by reason, until the ledger tells it.
+INSERT INTO cursors (name, value) VALUES ('shed.' || :reason, CAST(:count AS TEXT))
+ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + excluded.value;
 
--- name: take_shed$
-DELETE FROM cursors WHERE name = 'shed' RETURNING value;
+-- name: shed
+SELECT name, CAST(value AS INTEGER) AS count FROM cursors WHERE name = 'shed' OR name GLOB 'shed.*';
+
+-- name: take_shed
+DELETE FROM cursors WHERE name = 'shed' OR name GLOB 'shed.*' RETURNING name, CAST(value AS INTEGER) AS count;
