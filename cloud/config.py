@@ -38,7 +38,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     upload_stall_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
     failures_notify: Positive = 3
     failures_listed_above: Annotated[int, Meta(ge=0)] = 3
+    rate_device_items: Annotated[int, Meta(ge=0)] = 300_000
+    rate_user_items: Annotated[int, Meta(ge=0)] = 6_000
+    jwt_secret: str = ""
+    jwt_secret_file: str = ""
+    jwt_jwks: str = ""
+    jwt_issuer: str = ""
+    jwt_audience: str = ""
+    session_expiry_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
     sync_interval_s: Annotated[int, Meta(ge=60, le=3600)] = 300
+    export_dir: str = ""
+    export_interval_s: Annotated[int, Meta(ge=60, le=86_400)] = 3600
+    export_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 500_000
+    telemetry_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 90
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 

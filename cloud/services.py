@@ -6,19 +6,26 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from aiohttp import web
 
 from cloud.config import Settings
-from cloud.flows import identity
+from cloud.flows import identity, users
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.ingest import Ingest, drop_old_batches
+from cloud.flows.rates import Rates
+from cloud.flows.retention import Retention
+from cloud.flows.sessions import Sessions
 from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
+from cloud.flows.users import Users
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
+from cloud.workers import exporter as exporting
+from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
 from pisyncd.core import wire
 
@@ -37,8 +44,12 @@ class Services:
     settings: Settings
     db: Database
     identity: Identity
+    users: Users
     ingest: Ingest
+    rates: Rates
+    sessions: Sessions
     uploads: Uploads
+    exporter: Exporter
     janitor: Janitor
     pacing: wire.Pacing
     schema_version: int
@@ -51,6 +62,13 @@ SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Opens the database and brings its schema up to date. Raises StorageBusy, SchemaTooNew, ConfigError."""
+    trusted = users.trust(
+        secret=settings.jwt_secret,
+        secret_file=settings.jwt_secret_file,
+        jwks=settings.jwt_jwks,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+    )
     async with AsyncExitStack() as stack:
         db = await drivers.connect(settings.database_url)
         stack.push_async_callback(db.close)
@@ -60,18 +78,33 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         janitor = Janitor(wall_ms)
         janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
         janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
+        sessions = Sessions(db, wall_ms)
+        clock = Janitor(wall_ms, interval_s=settings.session_expiry_s)
+        clock.add("learner-sessions", sessions.expire_due)
         uploads = _open_uploads(settings, db)
         stack.push_async_callback(uploads.close)
         keeper = Housekeeping(db, uploads, wall_ms)
         for name, job in (("recover", keeper.recover), ("expire", keeper.expire), ("sweep", keeper.sweep)):
             janitor.add(f"uploads-{name}", job)
+        forget = Retention(
+            db, wall_ms, keep_days=settings.telemetry_keep_days, export_on=bool(settings.export_dir)
+        )
+        janitor.add("telemetry", forget.telemetry)
+        janitor.add("rejected-items", forget.rejected)
+        exporter = _exporter(settings, db)
+        await stack.enter_async_context(exporter.running())
         await stack.enter_async_context(janitor.running())
+        await stack.enter_async_context(clock.running())
         yield Services(
             settings=settings,
             db=db,
             identity=Identity(db, wall_ms),
+            users=Users(trusted, wall_ms),
             ingest=ingest,
+            rates=Rates(device=settings.rate_device_items, user=settings.rate_user_items),
+            sessions=sessions,
             uploads=uploads,
+            exporter=exporter,
             janitor=janitor,
             pacing=wire.Pacing(
                 sync_in_s=settings.sync_interval_s,
@@ -80,6 +113,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             ),
             schema_version=version,
         )
+
+
+def _exporter(settings: Settings, db: Database) -> Exporter:
+    plan = exporting.Plan(
+        directory=Path(settings.export_dir) if settings.export_dir else None,
+        interval_s=settings.export_interval_s,
+        rows_max=settings.export_rows_max,
+        free_floor_bytes=settings.free_floor_bytes,
+    )
+    return Exporter(db, plan, wall_ms)
 
 
 def _open_uploads(settings: Settings, db: Database) -> Uploads:

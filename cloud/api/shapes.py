@@ -88,8 +88,16 @@ class NotificationOut(msgspec.Struct, frozen=True, kw_only=True):
     last_error_code: str | None
 
 
+class ItemTrouble(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong with one item of a batch."""
+
+    itemId: str
+    code: str
+    detail: str
+
+
 class BatchLogOut(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch as it was received."""
+    """One batch as it was received; `duration` in milliseconds, at most 20 `errors` and 20 `conflictDetails`."""
 
     batchId: str
     itemCount: int
@@ -100,6 +108,8 @@ class BatchLogOut(msgspec.Struct, frozen=True, kw_only=True):
     receivedAt: str
     duration: int
     status: Literal["success", "partial", "error"]
+    errors: list[ItemTrouble]
+    conflictDetails: list[ItemTrouble]
 
 
 class SyncStatusOut(msgspec.Struct, frozen=True, kw_only=True):

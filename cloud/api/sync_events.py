@@ -10,11 +10,10 @@ from cloud.flows import identity, lists
 from cloud.rules import intake, times
 from cloud.rules.access import Principal
 from cloud.rules.admit import Recorded, Unit
-from cloud.rules.intake import SyncFact
+from cloud.rules.facts import SyncFact
 from cloud.services import SERVICES, Services
 from cloud.store.db import Row
 from pisyncd.core import problems, wire
-from pisyncd.core.problems import Refusal
 
 STATUSES = ("success", "partial", "failed")
 
@@ -40,12 +39,7 @@ async def post_sync_event(request: web.Request) -> web.Response:
     taken = await services.ingest.take(Unit(dk=dk, facts=(fact,)))
     outcome = taken.outcomes[0]
     if outcome.recorded is None:
-        raise Refusal(
-            409,
-            outcome.code or "id-conflict",
-            f"event {fact.event_id!r} was received before with other content",
-            hint="give every event an id of its own; a repeat has to be sent unchanged",
-        )
+        raise problems.id_conflict(fact.event_id)
     data = _received(event.device_id, fact, outcome.recorded)
     return answers.ok(request, data, status=201 if outcome.status == "synced" else 200, next=services.pacing)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud.rules import admit
+from cloud.flows import reconcile
+from cloud.rules import admit, times
 from cloud.rules.admit import Outcome, Unit
-from cloud.store import events
+from cloud.rules.facts import MessageFact, SessionFact
+from cloud.store import events, learning
 from cloud.store.db import Database, DuplicateRow
 from pisyncd.core.errors import StorageBusy, TransientError
 
@@ -25,13 +28,6 @@ log = structlog.get_logger()
 
 GROUP_FACTS_MAX = 500
 WAITING_MAX = 20_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchNote:
-    """What the batch log keeps of a batch."""
-
-    batch_id: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +42,7 @@ class Taken:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Waiting:
     unit: Unit
-    note: BatchNote | None
+    since_s: float
     answer: asyncio.Future[Taken]
 
 
@@ -63,12 +59,15 @@ class Ingest:
         # PostgreSQL only: a second group runs its statements while the first one waits for the disk.
         self._writers = 2 if db.dialect == "postgres" else 1
 
-    async def take(self, unit: Unit, note: BatchNote | None = None) -> Taken:
-        """Durable when it returns. Raises StorageBusy when the database does not take it now."""
+    async def take(self, unit: Unit) -> Taken:
+        """Durable when it returns; a unit with a batch id is also logged as a batch.
+
+        Raises StorageBusy when the database does not take it now.
+        """
         if self._closed or len(self._queue) >= WAITING_MAX:
             raise StorageBusy("too much is waiting to be written", retry_after_s=5.0, hint="send it again later")
         answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(unit=unit, note=note, answer=answer))
+        self._queue.append(_Waiting(unit=unit, since_s=time.monotonic(), answer=answer))
         self._more.set()
         return await answer
 
@@ -130,22 +129,44 @@ class Ingest:
         # Another service wrote the same id between our look and our write; now it can be seen.
         return await self._transact(group)
 
+    @staticmethod
+    def _batch_rows(
+        group: list[_Waiting], outcomes: list[list[Outcome]], now_ms: int
+    ) -> list[tuple[object, ...]]:
+        now_s = time.monotonic()
+        return [
+            learning.batch_row(waiting.unit, results, now_ms, round((now_s - waiting.since_s) * 1000))
+            for waiting, results in zip(group, outcomes, strict=True)
+            if waiting.unit.batch_id
+        ]
+
     async def _transact(self, group: list[_Waiting]) -> list[Taken]:
         units = [waiting.unit for waiting in group]
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
             known = await events.knowledge(tx, units)
+            await learning.know(tx, units, known)
+            known.sessions = await reconcile.sessions_of(tx, learning.sessions_in(units))
             outcomes, changes = admit.group(units, known, now_ms=now_ms, notify_after=self._notify_after)
-            await events.write(tx, known, changes, {unit.dk for unit in units}, now_ms)
-            for waiting, results in zip(group, outcomes, strict=True):
-                if waiting.note is not None:
-                    await events.log_batch(
-                        tx, waiting.unit.dk, waiting.note.batch_id, results, now_ms, self._now_ms() - now_ms
-                    )
+            await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
+            await learning.write(tx, changes)
+            await reconcile.reconcile(tx, [_session_fact(*each, now_ms) for each in changes.session_changes], now_ms)
+            await tx.bulk("log_batches", self._batch_rows(group, outcomes, now_ms))
         return [
             Taken(outcomes=results, marks=_marks(unit, known), received_at_ms=now_ms)
             for unit, results in zip(units, outcomes, strict=True)
         ]
+
+
+def _session_fact(dk: int, fact: MessageFact, now_ms: int) -> SessionFact:
+    assert fact.change is not None
+    at_ms, _ = times.judge(
+        timestamp_ms=now_ms if fact.stamp.wall_ms is None else fact.stamp.wall_ms,
+        received_ms=now_ms,
+        sent_ms=fact.sent_ms,
+        trusted=fact.stamp.trusted,
+    )
+    return SessionFact(dk=dk, change=fact.change, at_ms=at_ms)
 
 
 def _marks(unit: Unit, known: admit.Knowledge) -> dict[str, int]:

@@ -11,27 +11,41 @@ received   known, other       conflict    rejected_item (id-conflict)
 received   new                conflict    rejected_item (seq-conflict): a device that forgot its numbers loses nothing
 
 A Fault is failed and kept in rejected_item; its place counts as received, else one bad item would hold its stream for
-ever. Without a place only the id decides.
+ever. Without a place only the id decides. A generic event and an event of envelope v1 are judged like messages, the
+latter also by its session: a user's has to be known and the user's own, a device's may still be on its way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cloud.rules import streaks, times
-from cloud.rules.intake import Fact, Fault, MessageFact, Place, SyncFact
+from cloud.rules import rows, streaks, times
+from cloud.rules.facts import AttemptFact, Fact, Fault, MessageFact, Place, Stamp, SyncFact, TrackFact
 from cloud.rules.streaks import State
+from pisyncd.core.envelope import Envelope
 from pisyncd.core.wire import ItemStatus, SyncStatus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Clocks:
+    """What a batch says of its device's clocks at the moment of sending; `boots` numbers the boots in it."""
+
+    boot_id: str | None = None
+    boottime_ms: int | None = None
+    boots: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """What one request reports."""
+    """What one request reports: a device (`dk`) or a user (`dk` 0 and `user_id`)."""
 
     dk: int
     facts: Sequence[Fact]
+    user_id: str = ""
+    batch_id: str = ""
+    clocks: Clocks | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +61,15 @@ class Recorded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class First:
+    """A generic event as it is kept; the answer to its first sending and to every repeat."""
+
+    digest: bytes
+    received_at_ms: int
+    batch_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """What became of one fact."""
 
@@ -54,6 +77,8 @@ class Outcome:
     status: ItemStatus
     code: str | None = None
     recorded: Recorded | None = None
+    first: First | None = None
+    detail: str = ""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -62,7 +87,11 @@ class Knowledge:
 
     states: dict[int, State]
     syncs: dict[tuple[int, str], Recorded] = field(default_factory=dict)
-    messages: dict[tuple[int, str], bytes] = field(default_factory=dict)
+    messages: dict[tuple[int, str, str], bytes] = field(default_factory=dict)
+    tracks: dict[tuple[int, str, str], First] = field(default_factory=dict)
+    attempts: dict[str, bytes] = field(default_factory=dict)
+    #: session id -> (its user, its questions; none while the session itself has not arrived)
+    sessions: dict[str, tuple[str, frozenset[str]]] = field(default_factory=dict)
     marks: dict[tuple[int, str], int] = field(default_factory=dict)
     ahead: dict[tuple[int, str], set[int]] = field(default_factory=dict)
 
@@ -83,6 +112,9 @@ class Changes:
 
     syncs: list[tuple[Any, ...]] = field(default_factory=list)
     messages: list[tuple[Any, ...]] = field(default_factory=list)
+    tracks: list[tuple[Any, ...]] = field(default_factory=list)
+    attempts: list[tuple[Any, ...]] = field(default_factory=list)
+    session_changes: list[tuple[int, MessageFact]] = field(default_factory=list)
     rejected: list[tuple[Any, ...]] = field(default_factory=list)
     states: set[int] = field(default_factory=set)
     marks: set[tuple[int, str]] = field(default_factory=set)
@@ -94,36 +126,127 @@ def group(
     units: Sequence[Unit], known: Knowledge, *, now_ms: int, notify_after: int
 ) -> tuple[list[list[Outcome]], Changes]:
     """Judges every fact of every unit in order; gives the outcomes per unit and what is to be written."""
-    changes = Changes()
-    outcomes = [
-        [_one(unit.dk, fact, known, changes, now_ms=now_ms, notify_after=notify_after) for fact in unit.facts]
-        for unit in units
-    ]
-    return outcomes, changes
+    judge = _Judge(known=known, changes=Changes(), now_ms=now_ms, notify_after=notify_after)
+    outcomes = [[judge.one(unit, fact) for fact in unit.facts] for unit in units]
+    return outcomes, judge.changes
 
 
-def _one(dk: int, fact: Fact, known: Knowledge, changes: Changes, *, now_ms: int, notify_after: int) -> Outcome:
-    place_is_new = _take_place(dk, fact.place, known, changes)
-    if isinstance(fact, Fault):
-        changes.rejected.append(_rejected(dk, fact, fact.code, fact.detail, now_ms))
-        return Outcome(item_id=fact.item_id, status="failed", code=fact.code)
-    item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
-    key = (dk, item_id)
-    before = known.syncs[key].digest if key in known.syncs else known.messages.get(key)
-    if before is not None:
-        if before == fact.digest:
-            return Outcome(item_id=item_id, status="duplicate", recorded=known.syncs.get(key))
-        changes.rejected.append(_rejected(dk, fact, "id-conflict", "the same id came with other content", now_ms))
-        return Outcome(item_id=item_id, status="conflict", code="id-conflict")
-    if not place_is_new:
-        changes.rejected.append(_rejected(dk, fact, "seq-conflict", "this seq was received before", now_ms))
-        return Outcome(item_id=item_id, status="conflict", code="seq-conflict")
-    if isinstance(fact, SyncFact):
-        recorded = _record(dk, fact, known, changes, now_ms=now_ms, notify_after=notify_after)
-        return Outcome(item_id=item_id, status="synced", recorded=recorded)
-    known.messages[key] = fact.digest
-    changes.messages.append(_message(dk, fact, now_ms))
-    return Outcome(item_id=item_id, status="synced")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judge:
+    """Goes through one group; what is known and what is to be written grow on the way."""
+
+    known: Knowledge
+    changes: Changes
+    now_ms: int
+    notify_after: int
+
+    def one(self, unit: Unit, fact: Fact) -> Outcome:
+        place_is_new = _take_place(unit.dk, fact.place, self.known, self.changes)
+        if isinstance(fact, Fault):
+            return self._refused(unit, fact, "failed", fact.code, fact.detail)
+        if isinstance(fact, AttemptFact):
+            return self._attempt(unit, fact, place_is_new)
+        if isinstance(fact, TrackFact):
+            return self._track(unit, fact, place_is_new)
+        item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
+        key = (unit.dk, item_id)
+        sync = self.known.syncs.get(key)
+        before = sync.digest if sync else self.known.messages.get((unit.dk, unit.user_id, item_id))
+        if before is not None:
+            if before == fact.digest:
+                return Outcome(item_id=item_id, status="duplicate", recorded=sync)
+            return self._clash(unit, fact)
+        if not place_is_new:
+            return self._second(unit, fact)
+        if isinstance(fact, SyncFact):
+            recorded = _record(
+                unit.dk, fact, self.known, self.changes, now_ms=self.now_ms, notify_after=self.notify_after
+            )
+            return Outcome(item_id=item_id, status="synced", recorded=recorded)
+        return self._message(unit, fact)
+
+    def _message(self, unit: Unit, fact: MessageFact) -> Outcome:
+        if fact.change is not None and (fault := self._change_fault(fact)):
+            return self._refused(unit, fact, "failed", *fault)
+        self.known.messages[unit.dk, unit.user_id, fact.item_id] = fact.digest
+        self.changes.messages.append(rows.message(unit.dk, unit.user_id, fact, self.now_ms))
+        if fact.change is not None:
+            self.changes.session_changes.append((unit.dk, fact))
+            for event in fact.events:
+                self._add_attempt(unit, event, event.user_id, fact.stamp, fact.place)
+        return Outcome(item_id=fact.item_id, status="synced")
+
+    def _change_fault(self, fact: MessageFact) -> tuple[str, str] | None:
+        assert fact.change is not None
+        owner, _ = self.known.sessions.get(fact.change.session_id, (fact.change.user_id, None))
+        if owner != fact.change.user_id:
+            return "session-not-yours", "the session belongs to another user"
+        return None
+
+    def _track(self, unit: Unit, fact: TrackFact, place_is_new: bool) -> Outcome:
+        user_id = unit.user_id or fact.user_id
+        key = (unit.dk, user_id, fact.event_id)
+        first = self.known.tracks.get(key)
+        if first is not None:
+            if first.digest == fact.digest:
+                return Outcome(item_id=fact.item_id, status="duplicate", first=first)
+            return self._clash(unit, fact)
+        if not place_is_new:
+            return self._second(unit, fact)
+        first = First(digest=fact.digest, received_at_ms=self.now_ms, batch_id=unit.batch_id)
+        self.known.tracks[key] = first
+        self.changes.tracks.append(rows.track(unit.dk, user_id, fact, self.now_ms, unit.batch_id))
+        return Outcome(item_id=fact.item_id, status="synced", first=first)
+
+    def _attempt(self, unit: Unit, fact: AttemptFact, place_is_new: bool) -> Outcome:
+        event = fact.event
+        before = self.known.attempts.get(event.id)
+        if before is not None:
+            if before == event.digest:
+                return Outcome(item_id=fact.item_id, status="duplicate")
+            return self._clash(unit, fact)
+        if not place_is_new:
+            return self._second(unit, fact)
+        user_id, fault = self._owner(unit, event)
+        if fault:
+            return self._refused(unit, fact, "failed", *fault)
+        self._add_attempt(unit, event, user_id, fact.stamp, fact.place)
+        return Outcome(item_id=fact.item_id, status="synced")
+
+    def _owner(self, unit: Unit, event: Envelope) -> tuple[str, tuple[str, str] | None]:
+        """(the event's user, why it cannot be taken or None)."""
+        user_id = unit.user_id or event.user_id
+        found = self.known.sessions.get(event.session_id)
+        if found is None:
+            if unit.user_id:
+                return user_id, ("session-unknown", "there is no such session of yours: POST /v1/sessions makes one")
+            return user_id, None if user_id else ("user-missing", "the header PiSync-User names the learner")
+        owner, questions = found
+        if (user_id and user_id != owner) or (unit.user_id and event.user_id not in ("", unit.user_id)):
+            return owner, ("session-not-yours", "the session belongs to another user")
+        if event.question_id and questions and event.question_id not in questions:
+            return owner, ("question-not-in-session", "the session has no such question")
+        return owner, None
+
+    def _add_attempt(self, unit: Unit, event: Envelope, user_id: str, stamp: Stamp, place: Place | None) -> None:
+        if event.id not in self.known.attempts:
+            self.known.attempts[event.id] = event.digest
+            self.changes.attempts.append(rows.attempt(event, user_id, self.now_ms, unit.dk, stamp, place))
+
+    def _clash(self, unit: Unit, fact: Fact) -> Outcome:
+        return self._refused(unit, fact, "conflict", "id-conflict", "the same id came with other content")
+
+    def _second(self, unit: Unit, fact: Fact) -> Outcome:
+        return self._refused(unit, fact, "conflict", "seq-conflict", "this seq was received before")
+
+    def _refused(
+        self, unit: Unit, fact: Fact, status: Literal["failed", "conflict"], code: str, detail: str
+    ) -> Outcome:
+        if unit.dk:
+            # A device lets go of what is refused; a user's client has been told and may flood.
+            self.changes.rejected.append(rows.rejected(unit.dk, fact, code, detail, self.now_ms))
+        item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
+        return Outcome(item_id=item_id, status=status, code=code, detail=detail)
 
 
 def _take_place(dk: int, place: Place | None, known: Knowledge, changes: Changes) -> bool:
@@ -177,7 +300,17 @@ def _record(dk: int, fact: SyncFact, known: Knowledge, changes: Changes, *, now_
         time_flags=flags,
     )
     known.syncs[dk, fact.event_id] = recorded
-    changes.syncs.append(_sync_row(dk, fact, recorded))
+    changes.syncs.append(
+        rows.sync(
+            dk,
+            fact,
+            occurred_at_ms=occurred,
+            received_at_ms=now_ms,
+            status=status,
+            failures=state.consecutive_failures,
+            flags=flags,
+        )
+    )
     return recorded
 
 
@@ -189,54 +322,3 @@ def _alert(before: State, after: State) -> Alert:
         consecutive_failures=before.consecutive_failures if closes else after.consecutive_failures,
         error_code=after.last_error_code,
     )
-
-
-def _sync_row(dk: int, fact: SyncFact, recorded: Recorded) -> tuple[Any, ...]:
-    return (
-        dk,
-        fact.event_id,
-        fact.digest,
-        recorded.occurred_at_ms,
-        recorded.received_at_ms,
-        fact.timestamp,
-        fact.files,
-        fact.errors,
-        fact.speed_mbps,
-        recorded.status,
-        recorded.consecutive_failures,
-        recorded.time_flags,
-        fact.seq,
-        fact.boot_id,
-        fact.boottime_ms,
-        fact.error_code,
-        fact.bytes_sent,
-        fact.duration_ms,
-        fact.queue_depth,
-    )
-
-
-def _message(dk: int, fact: MessageFact, now_ms: int) -> tuple[Any, ...]:
-    return (
-        dk,
-        fact.item_id,
-        fact.item_type,
-        fact.place.stream if fact.place else None,
-        fact.place.seq if fact.place else None,
-        fact.digest,
-        fact.body,
-        fact.boot_id,
-        fact.boottime_ms,
-        fact.wall_ms,
-        None if fact.trusted is None else int(fact.trusted),
-        now_ms,
-    )
-
-
-def _rejected(dk: int, fact: Fact, code: str, detail: str, now_ms: int) -> tuple[Any, ...]:
-    if isinstance(fact, SyncFact):
-        item_id, item_type, body = fact.event_id, "sync_event", fact.raw
-    else:
-        item_id, item_type, body = fact.item_id, fact.item_type, fact.body
-    place = fact.place
-    stream, seq = (place.stream, place.seq) if place else (None, None)
-    return (dk, item_id, item_type, stream, seq, fact.digest, code, detail, body, now_ms)

@@ -6,14 +6,15 @@ item becomes a `MessageFact`; an item that cannot be accepted as it is becomes a
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from cloud.rules import facts, learning
 from cloud.rules.access import DEVICE_ID_PATTERN
+from cloud.rules.facts import Fact, Fault, MessageFact, Place, SyncFact
 from pisyncd.core import problems
 from pisyncd.core.wire import BATCH_ITEMS_MAX
 
@@ -65,11 +66,18 @@ class ItemIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of POST /api/telemetry/batch: 1-500 items; each is judged alone."""
+    """The body of POST /api/telemetry/batch: 1-500 items; each is judged alone.
+
+    `sentBootId` and `sentBoottimeMs`: the device's boot and its monotonic clock at the moment of sending; `boots`: the
+    device's own count of the boots that the items name. From these every event of a boot gets its time.
+    """
 
     batchId: Token
     items: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BATCH_ITEMS_MAX)]
     sentAt: Moment | None = None
+    sentBootId: Token | None = None
+    sentBoottimeMs: Big | None = None
+    boots: Annotated[dict[Token, Seq], Meta(max_length=BATCH_ITEMS_MAX)] | None = None
 
 
 ITEM_TYPES = frozenset(
@@ -77,80 +85,19 @@ ITEM_TYPES = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a message stands in its device's stream."""
-
-    stream: str
-    seq: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SyncFact:
-    """One sync event, checked. `timestamp` is as sent, `raw` the JSON as sent; `_ms` are wall milliseconds."""
-
-    event_id: str
-    digest: bytes
-    timestamp: str
-    timestamp_ms: int
-    sent_ms: int | None
-    files: int
-    errors: int
-    speed_mbps: float | None
-    error_code: str | None
-    bytes_sent: int | None
-    duration_ms: int | None
-    queue_depth: int | None
-    seq: int | None
-    boot_id: str | None
-    boottime_ms: int | None
-    trusted: bool | None
-    raw: str
-    place: Place | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MessageFact:
-    """One message of any other type; `body` is its JSON text as sent."""
-
-    item_id: str
-    digest: bytes
-    item_type: str
-    body: str
-    boot_id: str | None
-    boottime_ms: int | None
-    wall_ms: int | None
-    trusted: bool | None
-    place: Place | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fault:
-    """An item that is refused for good, kept whole."""
-
-    item_id: str
-    digest: bytes
-    item_type: str
-    body: str
-    code: str
-    detail: str
-    place: Place | None = None
-
-
-Fact = SyncFact | MessageFact | Fault
+#: What a user may send; the others are the device's own.
+USER_ITEM_TYPES = frozenset({"event", "progress", "assessment", "profile", "enrollment"})
+#: Codes that are told as they are; all others mean that the item is invalid.
+_TOLD = frozenset({"ownership-mismatch", "personal-data", "event-too-large", *learning.CODES})
 
 _sync_decoder = msgspec.json.Decoder(SyncEventIn)
 _batch_decoder = msgspec.json.Decoder(BatchIn)
 _item_decoder = msgspec.json.Decoder(ItemIn)
 
 
-def _hash(*parts: object) -> bytes:
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def _sync_digest(event: SyncEventIn, timestamp_ms: int) -> bytes:
     # sent_at is left out: it changes with every attempt to send the same event.
-    return _hash(
+    return facts.digest_of(
         timestamp_ms,
         event.total_files_synced,
         event.total_errors,
@@ -212,9 +159,19 @@ def sync_fact(
     )
 
 
-def item_fact(raw: bytes, *, device_id: str, batch_id: str, index: int, sent_ms: int | None) -> Fact:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sender:
+    """Whose batch an item stands in: a device (`device_id`), or a user (`user_id`)."""
+
+    device_id: str = ""
+    user_id: str = ""
+    batch_id: str = ""
+    sent_ms: int | None = None
+
+
+def item_fact(raw: bytes, sender: Sender, index: int) -> Fact:
     """The fact in one item of a batch, or the Fault that it is. Never raises for what a client sent."""
-    fallback_id = f"{batch_id[:64]}.{index}"
+    fallback_id = f"{sender.batch_id[:64]}.{index}"
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -226,43 +183,53 @@ def item_fact(raw: bytes, *, device_id: str, batch_id: str, index: int, sent_ms:
     known = {"id": item.id, "stream": item.stream, "seq": item.seq, "itemType": item.itemType}
     if (item.stream is None) != (item.seq is None):
         return _fault(known, fallback_id, text, "item-invalid", "stream and seq come together")
-    if item.itemType not in ITEM_TYPES:
-        return _fault(known, fallback_id, text, "item-type-unknown", f"known: {', '.join(sorted(ITEM_TYPES))}")
+    allowed = ITEM_TYPES if sender.device_id else USER_ITEM_TYPES
+    if item.itemType not in allowed:
+        return _fault(known, fallback_id, text, "item-type-unknown", f"known: {', '.join(sorted(allowed))}")
     if len(raw) > ITEM_BYTES_MAX:
         return _fault(known, fallback_id, text, "item-too-large", f"at most {ITEM_BYTES_MAX} bytes")
-    place = Place(stream=item.stream, seq=item.seq) if item.stream and item.seq else None
-    if item.itemType != "sync_event":
-        return _message(item, place, fallback_id)
+    place = Place(stream=item.stream, seq=item.seq) if item.stream and item.seq and sender.device_id else None
     try:
-        event = decode_sync_event(bytes(item.itemData))
-        if event.device_id != device_id:
-            raise problems.ownership_mismatch(event.device_id)
-        return sync_fact(event, text, item=item, batch_sent_ms=sent_ms, place=place)
+        return _judged(item, text, place, sender, fallback_id)
     except problems.Refusal as refusal:
         detail = "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
-        code = refusal.code if refusal.status == 403 else "item-invalid"
+        code = refusal.code if refusal.code in _TOLD else "item-invalid"
         return _fault(known, fallback_id, text, code, detail)
 
 
-def _message(item: ItemIn, place: Place | None, fallback_id: str) -> MessageFact:
+def _judged(item: ItemIn, text: str, place: Place | None, sender: Sender, fallback_id: str) -> Fact:
+    if item.itemType == "event":
+        stamp = learning.stamp(item.boot_id, item.boottime_ms, item.wall_ms, item.clock_trusted)
+        return learning.event_fact(
+            bytes(item.itemData), text, item_id=item.id, place=place, stamp=stamp, user_id=sender.user_id or None
+        )
+    if item.itemType != "sync_event":
+        return _message(item, place, fallback_id, sender)
+    event = decode_sync_event(bytes(item.itemData))
+    if event.device_id != sender.device_id:
+        raise problems.ownership_mismatch(event.device_id)
+    return sync_fact(event, text, item=item, batch_sent_ms=sender.sent_ms, place=place)
+
+
+def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender) -> MessageFact:
     body = bytes(item.itemData).decode("utf-8")
+    change, events = learning.session_change(body) if item.itemType == "session" else (None, ())
     return MessageFact(
         item_id=item.id or (f"{place.stream}.{place.seq}" if place else _own_id(bytes(item.itemData)) or fallback_id),
-        digest=_hash(item.itemType, body),
+        digest=facts.digest_of(item.itemType, body),
         item_type=item.itemType,
         body=body,
-        boot_id=item.boot_id,
-        boottime_ms=item.boottime_ms,
-        wall_ms=item.wall_ms,
-        trusted=item.clock_trusted,
+        stamp=learning.stamp(item.boot_id, item.boottime_ms, item.wall_ms, item.clock_trusted),
         place=place,
+        change=change,
+        events=events,
+        sent_ms=sender.sent_ms,
     )
 
 
 class _OwnId(msgspec.Struct, frozen=True):
     """Ids that the source documents put inside the item's data."""
 
-    eventId: Token | None = None
     progressId: Token | None = None
     assessmentId: Token | None = None
 
@@ -272,7 +239,7 @@ def _own_id(data: bytes) -> str | None:
         own = msgspec.json.decode(data, type=_OwnId)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return own.eventId or own.progressId or own.assessmentId
+    return own.progressId or own.assessmentId
 
 
 def _salvage(raw: bytes) -> dict[str, Any]:
@@ -295,7 +262,7 @@ def _fault(known: dict[str, Any], fallback_id: str, text: str, code: str, detail
     stream, seq = known.get("stream"), known.get("seq")
     return Fault(
         item_id=known.get("id") or (f"{stream}.{seq}" if stream and seq else fallback_id),
-        digest=_hash(text),
+        digest=facts.digest_of(text),
         item_type=str(known.get("itemType") or "")[:128].replace("\0", ""),
         body=text.replace("\0", ""),
         code=code,

@@ -10,9 +10,9 @@ FROM unnest($1::bigint[], $2::text[]) AS k (dk, event_id)
 JOIN sync_event AS e ON e.dk = k.dk AND e.event_id = k.event_id
 
 -- name: known_messages
-SELECT m.dk, m.item_id, m.digest
-FROM unnest($1::bigint[], $2::text[]) AS k (dk, item_id)
-JOIN message AS m ON m.dk = k.dk AND m.item_id = k.item_id
+SELECT m.dk, m.user_id, m.item_id, m.digest
+FROM unnest($1::bigint[], $2::text[], $3::text[]) AS k (dk, user_id, item_id)
+JOIN message AS m ON m.dk = k.dk AND m.user_id = k.user_id AND m.item_id = k.item_id
 
 -- name: known_marks
 SELECT s.dk, s.stream, s.received_through
@@ -38,12 +38,12 @@ SELECT * FROM unnest(
 
 -- name: add_messages
 INSERT INTO message (
-    dk, item_id, item_type, stream, seq, digest, body, boot_id, boottime_ms, wall_ms, clock_trusted,
+    dk, user_id, item_id, item_type, stream, seq, digest, body, boot_id, boottime_ms, wall_ms, clock_trusted,
     received_at_ms
 )
 SELECT * FROM unnest(
-    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bytea[], $7::text[], $8::text[],
-    $9::bigint[], $10::bigint[], $11::int[], $12::bigint[]
+    $1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bytea[], $8::text[],
+    $9::text[], $10::bigint[], $11::bigint[], $12::int[], $13::bigint[]
 )
 
 -- name: add_rejected

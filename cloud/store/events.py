@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from cloud.rules.admit import Alert, Changes, Knowledge, Outcome, Recorded, Unit
-from cloud.rules.intake import MessageFact, SyncFact
+from cloud.rules.admit import Alert, Changes, Knowledge, Recorded, Unit
+from cloud.rules.facts import MessageFact, SyncFact
 from cloud.rules.streaks import State
 from cloud.store.db import Row, Tx
 
@@ -46,16 +45,16 @@ def _recorded(row: Row) -> Recorded:
 
 async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
     """Everything that the facts of `units` are to be compared with; their devices are locked until the end of `tx`."""
-    devices = sorted({unit.dk for unit in units})
+    devices = sorted({unit.dk for unit in units if unit.dk})
     syncs: set[tuple[int, str]] = set()
-    messages: set[tuple[int, str]] = set()
+    messages: set[tuple[int, str, str]] = set()
     streams: set[tuple[int, str]] = set()
     for unit in units:
         for fact in unit.facts:
             if isinstance(fact, SyncFact):
                 syncs.add((unit.dk, fact.event_id))
             elif isinstance(fact, MessageFact):
-                messages.add((unit.dk, fact.item_id))
+                messages.add((unit.dk, unit.user_id, fact.item_id))
             if fact.place is not None:
                 streams.add((unit.dk, fact.place.stream))
     states = await tx.lookup("states_for_update", [(dk,) for dk in devices])
@@ -63,7 +62,7 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
     for row in await tx.lookup("known_syncs", list(syncs)):
         known.syncs[row["dk"], row["event_id"]] = _recorded(row)
     for row in await tx.lookup("known_messages", list(messages)):
-        known.messages[row["dk"], row["item_id"]] = bytes(row["digest"])
+        known.messages[row["dk"], row["user_id"], row["item_id"]] = bytes(row["digest"])
     for row in await tx.lookup("known_marks", list(streams)):
         known.marks[row["dk"], row["stream"]] = row["received_through"]
     for row in await tx.lookup("known_ahead", list(streams)):
@@ -123,21 +122,4 @@ async def _apply(tx: Tx, alert: Alert, now_ms: int) -> None:
         return
     await tx.run(
         "close_notification", dk=alert.dk, kind=NOTIFICATION_KIND, now_ms=now_ms, streak=alert.consecutive_failures
-    )
-
-
-async def log_batch(tx: Tx, dk: int, batch_id: str, outcomes: Sequence[Outcome], now_ms: int, duration_ms: int) -> None:
-    """Keeps the counts of a batch."""
-    counts = Counter(outcome.status for outcome in outcomes)
-    await tx.run(
-        "log_batch",
-        dk=dk,
-        batch_id=batch_id,
-        items=len(outcomes),
-        successful=counts["synced"],
-        failed=counts["failed"],
-        conflicts=counts["conflict"],
-        duplicates=counts["duplicate"],
-        received_at_ms=now_ms,
-        duration_ms=duration_ms,
     )

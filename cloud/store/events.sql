@@ -10,11 +10,6 @@ UPDATE notification SET
     consecutive_failures = CASE WHEN consecutive_failures < :streak THEN :streak ELSE consecutive_failures END
 WHERE dk = :dk AND kind = :kind AND closed_at_ms IS NULL
 
--- name: log_batch
-INSERT INTO batch_log
-    (dk, batch_id, items, successful, failed, conflicts, duplicates, received_at_ms, duration_ms)
-VALUES (:dk, :batch_id, :items, :successful, :failed, :conflicts, :duplicates, :received_at_ms, :duration_ms)
-
 -- name: drop_old_batches
 DELETE FROM batch_log WHERE received_at_ms < :before_ms
 

@@ -10,9 +10,9 @@ FROM json_each(:rows) AS k
 CROSS JOIN sync_event AS e ON e.dk = k.value ->> 0 AND e.event_id = k.value ->> 1
 
 -- name: known_messages
-SELECT m.dk, m.item_id, m.digest
+SELECT m.dk, m.user_id, m.item_id, m.digest
 FROM json_each(:rows) AS k
-CROSS JOIN message AS m ON m.dk = k.value ->> 0 AND m.item_id = k.value ->> 1
+CROSS JOIN message AS m ON m.dk = k.value ->> 0 AND m.user_id = k.value ->> 1 AND m.item_id = k.value ->> 2
 
 -- name: known_marks
 SELECT s.dk, s.stream, s.received_through
@@ -33,9 +33,9 @@ INSERT INTO sync_event (
 
 -- name: add_messages
 INSERT INTO message (
-    dk, item_id, item_type, stream, seq, digest, body, boot_id, boottime_ms, wall_ms, clock_trusted,
+    dk, user_id, item_id, item_type, stream, seq, digest, body, boot_id, boottime_ms, wall_ms, clock_trusted,
     received_at_ms
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 -- name: add_rejected
 -- The same item refused again is kept once.

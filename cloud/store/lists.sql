@@ -72,16 +72,18 @@ WHERE (CAST(:dk AS BIGINT) IS NULL OR n.dk = :dk)
   AND (CAST(:is_open AS INTEGER) IS NULL OR (CASE WHEN n.closed_at_ms IS NULL THEN 1 ELSE 0 END) = :is_open)
 
 -- name: batches_page
-SELECT id, batch_id, items, successful, failed, conflicts, duplicates, received_at_ms, duration_ms
-FROM batch_log WHERE dk = :dk AND id < :before_id ORDER BY id DESC LIMIT :row_limit OFFSET :row_offset
+SELECT id, batch_id, items, successful, failed, conflicts, duplicates, received_at_ms, duration_ms, errors,
+       conflict_details
+FROM batch_log WHERE dk = :dk AND user_id = :user_id AND id < :before_id
+ORDER BY id DESC LIMIT :row_limit OFFSET :row_offset
 
 -- name: batches_count
-SELECT count(*) FROM batch_log WHERE dk = :dk
+SELECT count(*) FROM batch_log WHERE dk = :dk AND user_id = :user_id
 
 -- name: batch_totals
 SELECT count(*) AS batches, coalesce(sum(items), 0) AS items, coalesce(sum(successful + duplicates), 0) AS accepted,
        coalesce(avg(duration_ms), 0) AS duration_ms, max(received_at_ms) AS last_at_ms
-FROM batch_log WHERE dk = :dk
+FROM batch_log WHERE dk = :dk AND user_id = :user_id
 
 -- name: last_rejected
 SELECT code, detail, received_at_ms FROM rejected_item WHERE dk = :dk ORDER BY id DESC LIMIT 1

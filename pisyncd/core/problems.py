@@ -89,6 +89,16 @@ def moment(text: str, name: str) -> int:
     return found
 
 
+def id_conflict(event_id: str) -> Refusal:
+    """409: the same id came before with other content."""
+    return Refusal(
+        409,
+        "id-conflict",
+        f"event {event_id!r} was received before with other content",
+        hint="give every event an id of its own; a repeat has to be sent unchanged",
+    )
+
+
 def device_unknown(device_id: str) -> Refusal:
     """404: nobody enrolled this device."""
     return Refusal(404, "device-unknown", f"no device {device_id!r} is enrolled", hint="pisync-cloud enroll DEVICE_ID")

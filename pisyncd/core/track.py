@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from pisyncd.core import privacy, problems, wire
+from pisyncd.core.envelope import Uuid
 from pisyncd.core.problems import Refusal
 
 DATA_BYTES_MAX = 4096
@@ -42,12 +43,13 @@ class TrackIn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EventItem(msgspec.Struct, frozen=True, kw_only=True):
-    """The data of a batch's `event` item: the same, with the id beside the type."""
+    """The data of a batch's `event` item: the same, with the id beside the type; a device names the user."""
 
     eventType: EventType
     eventId: EventId | None = None
     eventData: dict[str, Any] = {}
     metadata: TrackMetadata = TrackMetadata()
+    userId: Uuid | None = None
 
 
 class Tracked(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,7 @@ class Tracked(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """A generic event, checked; `data` is its JSON, `id` None when the client gave none."""
+    """A generic event, checked; `data` is its JSON, `id` None when not given, `user_id` '' when of nobody."""
 
     id: str | None
     event_type: str
@@ -69,6 +71,7 @@ class Event:
     client_ts_ms: int | None
     priority: int
     digest: bytes
+    user_id: str = ""
 
 
 _track_decoder = msgspec.json.Decoder(TrackIn)
@@ -111,6 +114,7 @@ def _event(asked: TrackIn | EventItem, event_id: str | None) -> Event:
         client_ts=said,
         client_ts_ms=client_ts_ms,
         priority=asked.metadata.priority or PRIORITY_DEFAULT,
+        user_id=(asked.userId or "").lower() if isinstance(asked, EventItem) else "",
         digest=hashlib.blake2b(repr((asked.eventType, text, client_ts_ms)).encode(), digest_size=16).digest(),
     )
 
@@ -126,13 +130,15 @@ def personal_data(pointer: str, reason: str) -> Refusal:
     )
 
 
-def message(event: Event, event_id: str) -> dict[str, Any]:
-    """The `itemData` by which a device passes an event on."""
+def message(event: Event, event_id: str, user_id: str) -> dict[str, Any]:
+    """The `itemData` by which a device passes an event on; `user_id` '' when it is of nobody."""
     body: dict[str, Any] = {
         "eventId": event_id,
         "eventType": event.event_type,
         "eventData": msgspec.Raw(event.data.encode()),
     }
+    if user_id:
+        body["userId"] = user_id
     if event.client_ts is not None:
         body["metadata"] = {"clientTimestamp": event.client_ts}
     return body

@@ -10,7 +10,7 @@ from cloud.dashboard import words
 from cloud.flows.lists import like_pattern
 from cloud.rules import admit, intake, streaks, times
 from cloud.rules.admit import Knowledge, Unit
-from cloud.rules.intake import MessageFact, Place
+from cloud.rules.facts import MessageFact, Place, SyncFact
 from cloud.rules.streaks import State
 from pisyncd.core import problems, wire
 
@@ -135,8 +135,8 @@ def test_a_stream_is_kept_exactly_once_whatever_the_order(batches: list[list[int
     for batch in batches:
         facts = [
             MessageFact(
-                item_id=f"m{seq}", digest=bytes([seq]), item_type="event", body="{}", boot_id=None, boottime_ms=None,
-                wall_ms=None, trusted=None, place=Place(stream="event", seq=seq),
+                item_id=f"m{seq}", digest=bytes([seq]), item_type="progress", body="{}",
+                place=Place(stream="event", seq=seq),
             )
             for seq in batch
         ]  # fmt: skip
@@ -144,7 +144,7 @@ def test_a_stream_is_kept_exactly_once_whatever_the_order(batches: list[list[int
         for seq, outcome in zip(batch, outcomes[0], strict=True):
             assert outcome.status == ("duplicate" if seq in model else "synced")
             model.add(seq)
-        kept += [row[4] for row in changes.messages]
+        kept += [row[5] for row in changes.messages]
         mark = next(n for n in range(17) if n + 1 not in model)
         assert known.marks.get((1, "event"), 0) == mark
         assert known.ahead.get((1, "event"), set()) == {seq for seq in model if seq > mark}
@@ -153,8 +153,8 @@ def test_a_stream_is_kept_exactly_once_whatever_the_order(batches: list[list[int
 
 @given(st.binary(max_size=200))
 def test_an_item_of_any_bytes_becomes_a_fact(raw: bytes) -> None:
-    fact = intake.item_fact(raw, device_id="pi-1", batch_id="b", index=0, sent_ms=None)
-    assert "\0" not in (fact.raw if isinstance(fact, intake.SyncFact) else fact.body)
+    fact = intake.item_fact(raw, intake.Sender(device_id="pi-1", batch_id="b"), 0)
+    assert "\0" not in (fact.raw if isinstance(fact, SyncFact) else fact.body)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,17 @@ from typing import Any
 
 from conftest import Cloud, StartCloud
 
+ITEM_TYPES = "known: assessment, enrollment, event, loss, profile, progress, session, sync_event, vitals"
 EVENT = {"timestamp": "2026-01-01T00:00:00Z", "total_files_synced": 1, "total_errors": 0, "internet_speed": None}
 
 
 def message(seq: int, *, stream: str = "event", kind: str = "event", **changes: Any) -> dict[str, Any]:
-    base = {"itemType": kind, "itemData": {"n": seq}, "id": f"{stream}-{seq}", "stream": stream, "seq": seq}
+    data = {"eventType": "lesson.opened", "eventData": {"n": seq}}
+    base = {"itemType": kind, "itemData": data, "id": f"{stream}-{seq}", "stream": stream, "seq": seq}
     return {**base, **changes}
+
+
+CHANGED = message(2, itemData={"eventType": "lesson.closed"})
 
 
 def sync(seq: int, **changes: Any) -> dict[str, Any]:
@@ -43,13 +48,18 @@ async def stored(cloud: Cloud, table: str) -> int:
         return int((await connection.execute_fetchall(sql))[0][0])
 
 
+async def kept(cloud: Cloud) -> int:
+    """Messages and generic events."""
+    return await stored(cloud, "message") + await stored(cloud, "telemetry")
+
+
 async def test_a_batch_is_kept_and_the_watermark_moves(cloud: Cloud) -> None:
     device = await cloud.enroll("pi-1")
     data = await send(cloud, device, message(1), message(2), sync(1), message(1, stream="loss", kind="loss"))
     assert statuses(data) == ["synced"] * 4
     assert data["receivedThrough"] == {"event": 2, "loss": 1, "sync": 1}
     assert (data["successful"], data["failed"], data["conflicts"], data["duplicates"]) == (4, 0, 0, 0)
-    assert await stored(cloud, "message") == 3
+    assert await kept(cloud) == 3
     assert await stored(cloud, "sync_event") == 1
 
 
@@ -61,7 +71,7 @@ async def test_sending_again_changes_nothing(cloud: Cloud) -> None:
     assert statuses(again) == ["duplicate"] * 3
     assert (again["successful"], again["duplicates"]) == (3, 3)
     assert again["receivedThrough"] == {"event": 2, "sync": 1}
-    assert await stored(cloud, "message") == 2
+    assert await kept(cloud) == 2
     _, answer = await cloud.call("GET", "/api/devices/pi-1", headers=device)
     assert answer["data"]["failed_total"] == 1
     assert answer["data"]["received_through"] == {"event": 2, "sync": 1}
@@ -74,7 +84,7 @@ async def test_a_gap_holds_the_watermark_until_it_closes(cloud: Cloud) -> None:
     assert (await send(cloud, device, message(2)))["receivedThrough"] == {"event": 4}
     assert (await send(cloud, device, message(5)))["receivedThrough"] == {"event": 6}
     assert await stored(cloud, "stream_ahead") == 0
-    assert await stored(cloud, "message") == 6
+    assert await kept(cloud) == 6
 
 
 async def test_a_bad_item_fails_alone_is_kept_and_does_not_hold_the_stream(cloud: Cloud) -> None:
@@ -104,7 +114,7 @@ async def test_a_bad_item_fails_alone_is_kept_and_does_not_hold_the_stream(cloud
 async def test_a_used_number_with_a_new_message_is_a_conflict_and_is_kept(cloud: Cloud) -> None:
     device = await cloud.enroll("pi-1")
     await send(cloud, device, message(1), message(2))
-    data = await send(cloud, device, message(1, id="of-a-new-outbox"), message(2, itemData={"n": "other"}), message(3))
+    data = await send(cloud, device, message(1, id="of-a-new-outbox"), CHANGED, message(3))
     assert statuses(data) == ["conflict", "conflict", "synced"]
     assert [result.get("code") for result in data["results"]] == ["seq-conflict", "id-conflict", None]
     assert data["receivedThrough"] == {"event": 3}
@@ -114,10 +124,10 @@ async def test_a_used_number_with_a_new_message_is_a_conflict_and_is_kept(cloud:
 async def test_the_same_message_under_a_new_number_is_a_duplicate(cloud: Cloud) -> None:
     device = await cloud.enroll("pi-1")
     await send(cloud, device, message(1))
-    data = await send(cloud, device, message(2, id="event-1", itemData={"n": 1}))
+    data = await send(cloud, device, message(2, id="event-1", itemData=message(1)["itemData"]))
     assert statuses(data) == ["duplicate"]
     assert data["receivedThrough"] == {"event": 2}
-    assert await stored(cloud, "message") == 1
+    assert await kept(cloud) == 1
 
 
 async def test_items_without_a_place_are_known_by_their_id(cloud: Cloud) -> None:
@@ -132,7 +142,7 @@ async def test_items_without_a_place_are_known_by_their_id(cloud: Cloud) -> None
 async def test_the_same_message_twice_in_one_batch_is_kept_once(cloud: Cloud) -> None:
     device = await cloud.enroll("pi-1")
     assert statuses(await send(cloud, device, message(1), message(1))) == ["synced", "duplicate"]
-    assert await stored(cloud, "message") == 1
+    assert await kept(cloud) == 1
 
 
 async def test_a_sync_event_is_the_same_by_either_way(cloud: Cloud) -> None:
@@ -160,7 +170,7 @@ async def test_batches_at_once_in_any_order_are_kept_exactly_once(cloud: Cloud) 
     await asyncio.gather(*(send(cloud, device, *piece) for piece in pieces * 2))
     data = await send(cloud, device, message(1))
     assert data["receivedThrough"] == {"event": 105}
-    assert await stored(cloud, "message") == 105
+    assert await kept(cloud) == 105
     assert await stored(cloud, "stream_ahead") == 0
     assert await stored(cloud, "rejected_item") == 0
 
@@ -196,6 +206,8 @@ async def test_status_and_batch_log(cloud: Cloud) -> None:
         "receivedAt": "",
         "duration": 0,
         "status": "partial",
+        "errors": [{"itemId": "event-2", "code": "item-type-unknown", "detail": ITEM_TYPES}],
+        "conflictDetails": [],
     }
     assert (await cloud.call("GET", "/api/telemetry/status", headers=viewer))[0] == 422
     assert (await cloud.call("GET", "/api/telemetry/status?device_id=nobody", headers=viewer))[0] == 404

@@ -31,6 +31,11 @@ SELECT dk, '', item_id, digest, coalesce(body::json ->> 'eventType', 'unknown'),
 FROM message WHERE item_type = 'event' ORDER BY id;
 DELETE FROM message WHERE item_type = 'event';
 
+-- Users send messages, too.
+ALTER TABLE message ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
+DROP INDEX message_identity;
+CREATE UNIQUE INDEX message_identity ON message (dk, item_id, user_id);
+
 -- Envelope v1. Append-only: the database itself refuses to change or delete (see the triggers below).
 CREATE TABLE attempt_events (
     ord             BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,            -- the order of the export
@@ -160,15 +165,11 @@ CREATE TABLE export_range (
     PRIMARY KEY (dataset, from_ord)
 );
 
--- More of each batch: whose it was, what went wrong, what clashed. Neither refers to a device any more: users send, too.
+-- More of each batch: whose it was, what went wrong, what clashed. A user's refers to no device.
 ALTER TABLE batch_log DROP CONSTRAINT batch_log_dk_fkey;
 ALTER TABLE batch_log ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
 ALTER TABLE batch_log ADD COLUMN errors TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE batch_log ADD COLUMN conflict_details TEXT NOT NULL DEFAULT '[]';
 CREATE INDEX batch_log_user ON batch_log (user_id, id) WHERE user_id <> '';
 
-ALTER TABLE rejected_item DROP CONSTRAINT rejected_item_dk_fkey;
-ALTER TABLE rejected_item ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
-DROP INDEX rejected_item_identity;
-CREATE UNIQUE INDEX rejected_item_identity ON rejected_item (dk, user_id, item_id, digest);
 CREATE INDEX rejected_item_received ON rejected_item (received_at_ms);

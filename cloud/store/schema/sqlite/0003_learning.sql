@@ -31,6 +31,11 @@ SELECT dk, '', item_id, digest, coalesce(body ->> 'eventType', 'unknown'), coale
 FROM message WHERE item_type = 'event' ORDER BY id;
 DELETE FROM message WHERE item_type = 'event';
 
+-- Users send messages, too.
+ALTER TABLE message ADD COLUMN user_id TEXT NOT NULL DEFAULT '';
+DROP INDEX message_identity;
+CREATE UNIQUE INDEX message_identity ON message (dk, item_id, user_id);
+
 -- Envelope v1. Append-only: the database itself refuses to change or delete (see the triggers below).
 CREATE TABLE attempt_events (
     ord             INTEGER PRIMARY KEY AUTOINCREMENT,            -- the order of the export
@@ -153,7 +158,7 @@ CREATE TABLE export_range (
     PRIMARY KEY (dataset, from_ord)
 ) WITHOUT ROWID;
 
--- More of each batch: whose it was, what went wrong, what clashed. Neither refers to a device any more: users send, too.
+-- More of each batch: whose it was, what went wrong, what clashed. A user's refers to no device.
 CREATE TABLE batch_log_new (
     id                    INTEGER PRIMARY KEY,
     dk                    INTEGER NOT NULL,
@@ -179,26 +184,4 @@ CREATE INDEX batch_log_device ON batch_log (dk, id);
 CREATE INDEX batch_log_user ON batch_log (user_id, id) WHERE user_id <> '';
 CREATE INDEX batch_log_received ON batch_log (received_at_ms);
 
-CREATE TABLE rejected_item_new (
-    id                    INTEGER PRIMARY KEY,
-    dk                    INTEGER NOT NULL,
-    user_id               TEXT    NOT NULL DEFAULT '',
-    item_id               TEXT    NOT NULL,
-    item_type             TEXT    NOT NULL,
-    stream                TEXT,
-    seq                   INTEGER,
-    digest                BLOB    NOT NULL,
-    code                  TEXT    NOT NULL,
-    detail                TEXT    NOT NULL,
-    body                  TEXT    NOT NULL,
-    received_at_ms        INTEGER NOT NULL
-);
-INSERT INTO rejected_item_new (
-    id, dk, item_id, item_type, stream, seq, digest, code, detail, body, received_at_ms
-)
-SELECT id, dk, item_id, item_type, stream, seq, digest, code, detail, body, received_at_ms FROM rejected_item;
-DROP TABLE rejected_item;
-ALTER TABLE rejected_item_new RENAME TO rejected_item;
-CREATE UNIQUE INDEX rejected_item_identity ON rejected_item (dk, user_id, item_id, digest);
-CREATE INDEX rejected_item_device ON rejected_item (dk, id);
 CREATE INDEX rejected_item_received ON rejected_item (received_at_ms);

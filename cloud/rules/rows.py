@@ -1,0 +1,118 @@
+"""Facts as the rows that are written, in the order of the statements that take them (`store/*.sql`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloud.rules.facts import UNSTAMPED, Fact, MessageFact, Place, Stamp, SyncFact, TrackFact
+from pisyncd.core import envelope
+from pisyncd.core.envelope import Envelope
+
+
+def sync(
+    dk: int, fact: SyncFact, *, occurred_at_ms: int, received_at_ms: int, status: str, failures: int, flags: int
+) -> tuple[Any, ...]:
+    return (
+        dk,
+        fact.event_id,
+        fact.digest,
+        occurred_at_ms,
+        received_at_ms,
+        fact.timestamp,
+        fact.files,
+        fact.errors,
+        fact.speed_mbps,
+        status,
+        failures,
+        flags,
+        fact.seq,
+        fact.boot_id,
+        fact.boottime_ms,
+        fact.error_code,
+        fact.bytes_sent,
+        fact.duration_ms,
+        fact.queue_depth,
+    )
+
+
+def _stamp(stamp: Stamp) -> tuple[str | None, int | None, int | None, int | None]:
+    return (
+        stamp.boot_id,
+        stamp.boottime_ms,
+        stamp.wall_ms,
+        None if stamp.trusted is None else int(stamp.trusted),
+    )
+
+
+def _place(place: Place | None) -> tuple[str | None, int | None]:
+    return (place.stream, place.seq) if place else (None, None)
+
+
+def message(dk: int, user_id: str, fact: MessageFact, now_ms: int) -> tuple[Any, ...]:
+    return (
+        dk,
+        user_id,
+        fact.item_id,
+        fact.item_type,
+        *_place(fact.place),
+        fact.digest,
+        fact.body,
+        *_stamp(fact.stamp),
+        now_ms,
+    )
+
+
+def track(dk: int, user_id: str, fact: TrackFact, received_at_ms: int, batch_id: str) -> tuple[Any, ...]:
+    return (
+        dk,
+        user_id,
+        fact.event_id,
+        fact.digest,
+        fact.event_type,
+        fact.data,
+        fact.client_ts_ms,
+        batch_id,
+        *_place(fact.place),
+        *_stamp(fact.stamp),
+        received_at_ms,
+    )
+
+
+def attempt(
+    event: Envelope,
+    user_id: str,
+    event_ts_ms: int,
+    dk: int = 0,
+    stamp: Stamp = UNSTAMPED,
+    place: Place | None = None,
+) -> tuple[Any, ...]:
+    """A row of attempt_events, in the order of the statement `add_attempts`."""
+    return (
+        event.id,
+        envelope.VERSION,
+        event.event_type,
+        event_ts_ms,
+        event.client_ts_ms,
+        event.seq,
+        event.session_id,
+        user_id,
+        event.question_id,
+        event.source,
+        event.payload,
+        event.digest,
+        dk,
+        *_place(place),
+        *_stamp(stamp),
+    )
+
+
+def rejected(dk: int, fact: Fact, code: str, detail: str, now_ms: int) -> tuple[Any, ...]:
+    if isinstance(fact, SyncFact):
+        item_id, item_type, body = fact.event_id, "sync_event", fact.raw
+    else:
+        item_id, item_type, body = fact.item_id, fact.item_type, fact.body
+    place = _place(fact.place)
+    if code == "personal-data":
+        # What may not be kept as an event may not be kept as a refused one either.
+        body = ""
+    return (dk, item_id, item_type, *place, fact.digest, code, detail, body, now_ms)
