@@ -1,46 +1,45 @@
 """When it happened, on a board without a clock battery.
 
-Within one boot every event knows its boottime exactly (CLOCK_BOOTTIME). What is not known is the boot's *offset*: the
-wall time at boottime 0. One trusted moment anywhere in a boot therefore dates the whole boot, also what came before;
-a boot without one lies between its neighbours, because a board has one boot at a time:
+Within a boot each event knows its boottime. Unknown is the boot's *offset*, the wall time at boottime 0. So one known
+moment dates a whole boot, also what came before it; a boot without one lies between its neighbours:
 
-    wall  ----[== boot 1 ==]-------[= boot 2 =]--[= boot 3 =]--------[== boot 4 ==]---->
-               sent: exact          untrusted     untrusted           claimed: +-120 s
-                           |<- 2 begins here or later, 3 a whole boot 2 after that
-                                    and 3 ends here or earlier, 2 a whole boot 3 before ->|
+    wall ----[== boot 1 ==]-------[= boot 2 =]---[= boot 3 =]-------[== boot 4 ==]---->
+               sent: exact          untrusted      untrusted          claimed: +-120 s
+                          |<- 2 begins here or later, 3 at least the length of 2 after that
+             3 ends here or earlier, 2 at least the length of 3 before ->|
 
-What is known of one boot are bounds for its offset, met (`meet`) as they arrive, in any order, any number of times:
+What one boot says by itself are bounds for its offset. They `meet`, in any order and any number of times:
 
-    evidence                  bounds for the offset                        whose        trusts
-    claimed(wall, boottime)   wall - boottime, +- error                    the device   the device's clock
-    received(at, boottime)    at most at - boottime                        the cloud    nothing of the device
-    sent(at, boottime, max)   from at - max - boottime to at - boottime    the cloud    the boottime only
+    evidence                  the offset is                                  whose word
+    claimed(wall, boottime)   wall - boottime +- error                       the device's: its clock is trusted
+    received(at, boottime)    at most at - boottime                          the cloud's
+    sent(at, boottime, max)   between at - max - boottime and at - boottime  the cloud's, needs no device clock
 
-Contradictions (a clock that a school's router had set wrong) raise nothing: the cloud's own evidence, of this boot and
-through its neighbours, stands above what devices claim; what had to be ignored is told by `contradicted`.
-All times are integer milliseconds; bounds are rounded outwards. A crystal that is off by 100 ppm (9 s a day) is allowed for.
+Contradictions (a school's router gave a wrong time) raise nothing: what the cloud knows, of this boot and through its
+neighbours, stands above claims; `contradicted` tells that something was ignored. Times are whole milliseconds, bounds
+are rounded outwards, and a crystal may be off by 100 ppm: 9 s a day, or a boot of a month would contradict itself.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf, isinf
 from typing import Literal
 
-AGREEMENT_MS = 120_000  # how far a trusted clock may be off: pisyncd.runtime.clock believes it up to here
-NUMBER_MAX = 2**53
-WALL_MAX_MS = 253_402_300_799_999  # the last moment of the year 9999, the last one that RFC 3339 can write
-_FAR = 2**60  # keeps chained hostile durations within a database's 64 bits
+from pisyncd.core import chain
 
-_Pair = tuple[float, float]  # low, high; infinite when not known, otherwise whole numbers
+AGREEMENT_MS = 120_000  # how far off a clock may be that pisyncd.runtime.clock calls trusted
+NUMBER_MAX = 2**53
+WALL_MAX_MS = 253_402_300_799_999  # the end of the year 9999: RFC 3339 cannot write more
+Kind = Literal["exact", "interval", "open"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounds:
-    """The offset lies in [low_ms, high_ms]; None: not known. Low above high: the evidence contradicts itself."""
+    """low_ms <= offset <= high_ms; None: not known. A low above the high is evidence that contradicts itself."""
 
     low_ms: int | None = None
     high_ms: int | None = None
@@ -48,31 +47,31 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
-    """All that is known of one boot by itself."""
+    """What is known of one boot by itself. Two boots with one number (a copied card) have no order."""
 
     boot_id: str
-    number: int  # the device counts its boots; a number that two boots carry (a copied card) orders neither
-    last_boottime_ms: int = 0  # the largest seen
+    number: int  # the device counts its boots
+    last_boottime_ms: int = 0  # the largest seen, that of sending included
     cloud: Bounds = Bounds()  # received and sent
     claim: Bounds = Bounds()  # claimed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """Where a boot's offset lies. exact: the boot's own evidence has both ends; interval: its neighbours or the floor
-    gave one; open: an end is missing."""
+    """A boot's offset. exact: its own evidence has both ends; interval: neighbours or floor gave one; open: one lacks.
+    contradicted: some evidence of this boot, or what follows from its neighbours, had to be ignored."""
 
     boot_id: str
     number: int
     low_ms: int | None
     high_ms: int | None
-    kind: Literal["exact", "interval", "open"]
+    kind: Kind
     contradicted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moment:
-    """An event's time: at_ms +- error_ms. Without error_ms: at_ms is the latest (or else the earliest) possible time."""
+    """at_ms +- error_ms. Without error_ms at_ms is the latest, or else the earliest, possible time, if any is known."""
 
     at_ms: int | None
     error_ms: int | None
@@ -80,8 +79,8 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbourhood:
-    """The spans that a change may have moved. Not enough_before (or _after): they are right only if no older (newer)
-    boot of this device exists beyond those given; otherwise load more and ask again."""
+    """Spans that a change may have moved. Not enough_before (enough_after): true only if the device has no older
+    (newer) boot than those given; otherwise ask again with more."""
 
     spans: tuple[Span, ...]
     enough_before: bool
@@ -90,85 +89,116 @@ class Neighbourhood:
 
 def claimed(*, wall_ms: int, boottime_ms: int, error_ms: int = AGREEMENT_MS) -> Bounds:
     """A stamp that the device calls trusted."""
-    offset, slack = _wall(wall_ms) - _count(boottime_ms), _slack(boottime_ms) + _count(error_ms)
-    return Bounds(low_ms=offset - slack, high_ms=offset + slack)
+    offset, error = _wall(wall_ms) - _count(boottime_ms), _count(error_ms) + _slack(boottime_ms)
+    return Bounds(low_ms=offset - error, high_ms=offset + error)
 
 
 def received(*, received_ms: int, boottime_ms: int) -> Bounds:
-    """An event does not happen after the cloud, by its own clock, has it."""
+    """Nothing happens after the cloud has it. Of a batch, the largest boottime says the most."""
     return Bounds(high_ms=_wall(received_ms) - _count(boottime_ms) + _slack(boottime_ms))
 
 
 def sent(*, received_ms: int, boottime_ms: int, transit_max_ms: int) -> Bounds:
-    """A batch left the device at boottime_ms of the sending boot, at most transit_max_ms before the cloud had it."""
-    high = received(received_ms=received_ms, boottime_ms=boottime_ms).high_ms
-    low = _wall(received_ms) - _count(transit_max_ms) - _count(boottime_ms) - _slack(boottime_ms)
-    return Bounds(low_ms=low, high_ms=high)
+    """A batch left in the boot that sent it at boottime_ms, at most transit_max_ms before received_ms."""
+    offset = _wall(received_ms) - _count(boottime_ms)
+    return Bounds(low_ms=offset - _count(transit_max_ms) - _slack(boottime_ms), high_ms=offset + _slack(boottime_ms))
 
 
 def meet(*bounds: Bounds) -> Bounds:
-    """What all of them say together: the greatest low, the least high."""
+    """All of them: the greatest low, the least high."""
     lows = [b.low_ms for b in bounds if b.low_ms is not None]
     highs = [b.high_ms for b in bounds if b.high_ms is not None]
     return Bounds(low_ms=max(lows, default=None), high_ms=min(highs, default=None))
 
 
 def at(span: Span, boottime_ms: int) -> Moment:
-    """The time of an event of this boot, between 1970 and 9999."""
+    """When the event of this boot happened; between 1970 and 9999."""
     boottime, slack = _count(boottime_ms), _slack(boottime_ms)
-    low = None if span.low_ms is None else min(max(span.low_ms + boottime - slack, 0), WALL_MAX_MS)
-    high = None if span.high_ms is None else min(max(span.high_ms + boottime + slack, 0), WALL_MAX_MS)
+    low = None if span.low_ms is None else min(max(0, span.low_ms + boottime - slack), WALL_MAX_MS)
+    high = None if span.high_ms is None else min(max(0, span.high_ms + boottime + slack), WALL_MAX_MS)
     if low is None or high is None:
         return Moment(at_ms=low if high is None else high, error_ms=None)
-    middle = (low + high) // 2
-    return Moment(at_ms=middle, error_ms=high - middle)
+    return Moment(at_ms=(low + high) // 2, error_ms=(high - low + 1) // 2)
 
 
 def resolve(boots: Collection[Boot], *, floor_ms: int | None = None) -> list[Span]:
-    """The spans of one device's boots, in their order. No boot of it began before floor_ms."""
-    return _Line(boots, floor_ms).spans()
+    """The spans of one device's boots, in their order. None of them began before floor_ms."""
+    return _Line(boots, floor_ms).spans
 
 
 def neighbourhood(boots: Collection[Boot], changed: Collection[int], *, floor_ms: int | None = None) -> Neighbourhood:
-    """Like resolve, but only what may differ after the boots with the numbers `changed` were added or learnt more.
+    """`resolve`, but only what can differ after boots with the numbers `changed` came or learnt more.
 
-    `boots` may be any unbroken stretch of the device's boots around them. A change goes as far as it can tell: it ends
-    at a boot that its own evidence places clear of what comes from there.
+    boots: all the device's boots from one number to another, these within. A change reaches up to a boot that its own
+    evidence holds in place whatever comes from there, and so does what lies outside.
     """
     line = _Line(boots, floor_ms)
     places = [place for place, boot in enumerate(line.boots) if boot.number in changed]
     if not places:
         return Neighbourhood(spans=(), enough_before=True, enough_after=True)
     first, last = places[0], places[-1]
-    known_first, known_last = 0, len(line.boots) - 1
+    sure_first, sure_last = 0, len(line.boots) - 1
     for own in (line.by_cloud, line.by_all):
-        first, last = line.settled_before(own, first) + 1, line.settled_after(own, last) - 1
-        known_first, known_last = line.settled_after(own, known_first - 1), line.settled_before(own, known_last + 1)
-    return Neighbourhood(
-        spans=tuple(line.spans()[first : last + 1]),
-        enough_before=known_first <= first,
-        enough_after=last <= known_last,
-    )
+        before, after = chain.held(own, line.steps, first, last)
+        first, last = before + 1, after - 1
+        sure_last, sure_first = chain.held(own, line.steps, sure_last + 1, sure_first - 1)
+    spans = tuple(line.spans[first : last + 1])
+    return Neighbourhood(spans=spans, enough_before=sure_first <= first, enough_after=last <= sure_last)
 
 
 class _Line:
-    """Boots in order, resolved twice: by the cloud's evidence alone, then with every claim that fits into that."""
+    """Boots in order, resolved twice: by the cloud's word alone, then with each claim that fits into that."""
 
     def __init__(self, boots: Collection[Boot], floor_ms: int | None) -> None:
-        self.boots = sorted(boots, key=lambda boot: (boot.number, boot.boot_id, repr(boot)))
+        self.boots = sorted(boots, key=lambda boot: (boot.number, boot.boot_id))
         count = Counter(boot.number for boot in self.boots)
-        self.steps = [  # at least this long from one start to the next; None: nothing is known of their order
-            _count(a.last_boottime_ms) - _slack(a.last_boottime_ms) if count[a.number] == count[b.number] == 1 else None
-            for a, b in pairwise(self.boots)
-        ]
-        floor = -math.inf if floor_ms is None else floor_ms
-        clouds = [_pair(boot.cloud) for boot in self.boots]
-        # A batch that was longer on its way than the limit makes a low too high; received never lies.
-        clouds_sound = [(low if low <= high else -math.inf, high) for low, high in clouds]
-        self.by_cloud = [(max(low, floor) if floor <= high else low, high) for low, high in clouds_sound]
-        around, odd = self._chain(self.by_cloud)
-        claims = [_pair(boot.claim) for boot in self.boots]
-        fits = [max(a[0], c[0]) <= min(a[1], c[1]) and c[0] <= c[1] for a, c in zip(around, claims, strict=True)]
-        self.by_all = [
-            (max(a[0], c[0]), min(a[1], c[1])) if fit else a for a, c, fit in zip(around, claims, fits, strict=True)
-        ]
+        lengths = [max(0, _count(boot.last_boottime_ms) - _slack(boot.last_boottime_ms)) for boot in self.boots]
+        ordered = [count[a.number] == count[b.number] == 1 for a, b in pairwise(self.boots)]
+        self.steps = [length if known else None for length, known in zip(lengths, ordered, strict=False)]
+        floor = -inf if floor_ms is None else _wall(floor_ms)
+        self.by_cloud = [_by_cloud(boot, floor) for boot in self.boots]
+        around, odd = chain.tighten(self.by_cloud, self.steps)
+        claims = list(map(_fitting, self.boots, around))
+        self.by_all = list(map(chain.both, around, claims))
+        resolved, odd_too = chain.tighten(self.by_all, self.steps)
+        own = [chain.both(_by_cloud(boot, -inf), claim) for boot, claim in zip(self.boots, claims, strict=True)]
+        said = [chain.both(chain.both(_pair(boot.cloud), _pair(boot.claim)), (floor, inf)) for boot in self.boots]
+        ignored = [a or b or chain.both(c, d) != c for a, b, c, d in zip(odd, odd_too, resolved, said, strict=True)]
+        self.spans = list(map(_span, self.boots, resolved, own, ignored))
+
+
+def _by_cloud(boot: Boot, floor: float) -> chain.Pair:
+    low, high = _pair(boot.cloud)
+    if low > high:  # a batch was longer on its way than it may be; what was received, was received
+        low = -inf
+    return (max(low, floor) if floor <= high else low), high
+
+
+def _fitting(boot: Boot, around: chain.Pair) -> chain.Pair:
+    claim = _pair(boot.claim)
+    low, high = chain.both(claim, around)
+    return claim if low <= high and claim[0] <= claim[1] else (-inf, inf)
+
+
+def _span(boot: Boot, pair: chain.Pair, own: chain.Pair, ignored: bool) -> Span:
+    low, high = (None if isinf(end) else int(end) for end in pair)
+    kind: Kind = "exact" if not any(map(isinf, own)) else "open" if low is None or high is None else "interval"
+    return Span(boot_id=boot.boot_id, number=boot.number, low_ms=low, high_ms=high, kind=kind, contradicted=ignored)
+
+
+def _pair(bounds: Bounds) -> chain.Pair:
+    low, high = bounds.low_ms, bounds.high_ms
+    return (-inf if low is None else low), (inf if high is None else high)
+
+
+def _wall(wall_ms: int) -> int:
+    return min(max(wall_ms, -NUMBER_MAX), NUMBER_MAX)
+
+
+def _count(ms: int) -> int:
+    return min(max(ms, 0), NUMBER_MAX)
+
+
+def _slack(boottime_ms: int) -> int:
+    """100 ppm and what rounding takes."""
+    return _count(boottime_ms) // 10_000 + 1
