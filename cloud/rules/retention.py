@@ -1,0 +1,16 @@
+"""What the store may forget, and when."""
+
+from __future__ import annotations
+
+DAY_MS = 86_400_000
+INT64_MAX = 2**63 - 1
+
+
+def forget_before_ms(now_ms: int, keep_days: int) -> int:
+    """Generic telemetry that was received before this has had its time."""
+    return now_ms - keep_days * DAY_MS
+
+
+def forget_through(*, export_on: bool, watermark: int) -> int:
+    """The highest ord that may be forgotten: what the export still owes is kept, however old it is."""
+    return watermark if export_on else INT64_MAX

@@ -1,0 +1,11 @@
+-- The audit: who did what. The database itself refuses to change it.
+
+-- name: audit_add
+INSERT INTO audit (at_ms, actor, action, target, detail) VALUES (:at_ms, :actor, :action, :target, :detail)
+
+-- name: audit_page
+SELECT id, at_ms, actor, action, target, detail FROM audit
+WHERE id < :before_id ORDER BY id DESC LIMIT :row_limit
+
+-- name: audit_of_action
+SELECT target, detail FROM audit WHERE action = :action ORDER BY id

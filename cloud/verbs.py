@@ -1,0 +1,179 @@
+"""The command line's verbs for the way out of the cloud: export, purge-user, audit."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import pwd
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cloud.api import exports as shapes
+from cloud.config import Settings
+from cloud.dashboard import terminal, words
+from cloud.flows import audit, export_status, purge
+from cloud.flows.exports import Export, Report
+from cloud.flows.publish import Threads
+from cloud.rules.exporting import Range
+from cloud.services import wall_ms
+from cloud.store import parquet
+from cloud.store.db import Database
+from cloud.store.exportdir import ExportDir
+from pisyncd.core import wire
+from pisyncd.core.errors import ConfigError
+from pisyncd.core.problems import Refusal
+
+PROGRESS_S = 2.0
+
+
+class _Progress:
+    """Lines on stderr while a range takes long, and one for each range that is published."""
+
+    def __init__(self) -> None:
+        self._begun = self._told = time.monotonic()
+        self._part: Range | None = None
+
+    def __call__(self, part: Range, done: int, /, *, published: bool = False) -> None:
+        now = time.monotonic()
+        if part is not self._part:
+            self._part, self._begun, self._told = part, now, now
+        if not published and now - self._told < PROGRESS_S:
+            return
+        self._told = now
+        rate = done / max(now - self._begun, 0.001)
+        name = f"{part.dataset} {part.from_ord}-{part.to_ord}" if part.to_ord else part.dataset
+        what = f"{done} rows" if published or not part.rows_count else f"{done} of {part.rows_count} rows"
+        print(f"{name}: {what}{', published' if published else ''}, {rate:.0f} rows/s", file=sys.stderr)
+
+
+def _directory(settings: Settings) -> ExportDir:
+    if not settings.export_dir:
+        raise ConfigError(
+            "no export_dir is set", code="export-off", hint="set it in the YAML file or as PISYNC_CLOUD_EXPORT_DIR"
+        )
+    return ExportDir(Path(settings.export_dir), free_floor_bytes=settings.free_floor_bytes)
+
+
+async def export(db: Database, settings: Settings, args: argparse.Namespace) -> None:
+    """One run of the export, or what there is to say about it. Raises PiSyncError."""
+    if args.status or args.dry_run:
+        await _show_export(db, json=args.json, dry_run=args.dry_run)
+        return
+    directory = _directory(settings)
+    parquet.require()
+    # What goes wrong is told at the end; the lines of a log would stand between those of the result.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    if args.anew:
+        count = await export_status.forget(db, directory, actor=actor(), now_ms=wall_ms)
+        print(f"{count} ranges are forgotten; everything is exported again", file=sys.stderr)
+    threads = Threads(1)
+    try:
+        run = Export(db, directory, threads, wall_ms, rows_max=settings.export_rows_max)
+        report = await run.run(_Progress())
+    finally:
+        threads.close()
+    _tell(report, json=args.json)
+    if report.trouble is not None:
+        raise report.trouble
+
+
+def _tell(report: Report, *, json: bool) -> None:
+    for path in report.files_missing:
+        print(f"{path} is not there any more; if it was moved, take the purged user out of it there", file=sys.stderr)
+    if json:
+        fields = {"ranges": report.ranges, "rows": report.rows, "rewritten": report.rewritten}
+        print(msgspec.json.encode({**fields, "files_missing": report.files_missing}).decode())
+    else:
+        print(f"{report.rows} rows in {report.ranges} ranges, {report.rewritten} of them rewritten")
+
+
+async def _show_export(db: Database, *, json: bool, dry_run: bool) -> None:
+    found = [shapes.dataset_out(status) for status in await export_status.statuses(db)]
+    if json:
+        print(terminal.as_json(found))
+        return
+    if dry_run:
+        for one in found:
+            parts = (f"{one.lag_rows} rows to write", f"{one.stale_ranges} ranges to rewrite")
+            print(f"{one.dataset}: {parts[0]}, {parts[1]}")
+        return
+    heads = ("DATASET", "STATE", "WATERMARK", "ROWS", "WAITING", "LAST PUBLISHED")
+    cells = (
+        (
+            one.dataset,
+            one.state,
+            str(one.watermark),
+            str(one.rows),
+            str(one.lag_rows),
+            one.last_published.published_at or "never" if one.last_published else "never",
+        )
+        for one in found
+    )
+    print(terminal.table(heads, cells, right=frozenset({2, 3, 4})))
+    for one in found:
+        if one.trouble is not None:
+            print(f"{one.dataset} {one.trouble.from_ord}-{one.trouble.to_ord}: {one.trouble.error}", file=sys.stderr)
+
+
+async def purge_user(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
+    """Removes a user for good, after a question. Raises Refusal."""
+    user_id = purge.check(args.user_id, args.reason)
+    found = await purge.preview(db, user_id)
+    for table, count in found.items():
+        print(f"{table}: {count} rows", file=sys.stderr)
+    if not args.yes:
+        _confirm()
+    done = await purge.purge(db, user_id, reason=args.reason, actor=actor(), now_ms=wall_ms)
+    print(f"{sum(done.removed.values())} rows are removed; `pisync-cloud audit` shows the entry")
+    if done.stale_ranges:
+        print(
+            f"{done.stale_ranges} ranges of the export are rewritten without them at its next run; "
+            "`pisync-cloud export` does it now",
+            file=sys.stderr,
+        )
+
+
+def _confirm() -> None:
+    if not sys.stdin.isatty():
+        raise Refusal(409, "not-confirmed", "nobody is there to ask", hint="--yes removes the rows without a question")
+    print("They are removed for good. Type yes to go on: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise Refusal(409, "not-confirmed", "nothing was removed")
+
+
+def actor() -> str:
+    """Who sits at the terminal: 'amina', or 'root for amina' through sudo."""
+    name = f"uid {os.getuid()}"
+    with contextlib.suppress(KeyError):
+        name = pwd.getpwuid(os.getuid()).pw_name
+    behind = os.environ.get("SUDO_USER", "")
+    return f"{name} for {behind[:64]}" if behind and behind.isprintable() and behind != name else name
+
+
+async def show_audit(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
+    """The newest entries of the audit."""
+    async with db.reading() as tx:
+        rows = await audit.entries(tx, limit=args.limit)
+    empty = "nothing has been done that the audit keeps"
+    if args.json:
+        items = (
+            {
+                "id": row["id"],
+                "at": wire.rfc3339(row["at_ms"]),
+                "actor": row["actor"],
+                "action": row["action"],
+                "target": row["target"],
+                "detail": msgspec.Raw(row["detail"].encode()),
+            }
+            for row in rows
+        )
+        terminal.show(terminal.as_json(items), empty=empty)
+        return
+    cells = ((words.clock(row["at_ms"]), row["actor"], row["action"], row["target"][:16]) for row in rows)
+    terminal.show(terminal.table(("WHEN", "WHO", "WHAT", "WHOM"), cells) if rows else "", empty=empty)
