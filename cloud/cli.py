@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cloud import config
+from cloud import config, verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
 from cloud.flows import identity
@@ -101,6 +101,14 @@ async def _history(settings: Settings, args: argparse.Namespace) -> None:
         await terminal.history(db, args.device_id, limit=args.limit, json=args.json)
 
 
+def _verb(work: Callable[[Database, Settings, argparse.Namespace], Awaitable[None]]) -> Command:
+    async def command(settings: Settings, args: argparse.Namespace) -> None:
+        async with _existing(settings) as db:
+            await work(db, settings, args)
+
+    return command
+
+
 def _whole(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
     if not 0 <= value <= COUNT_MAX:
@@ -117,10 +125,10 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="one JSON object per line")
     listing.add_argument("--limit", type=_whole, default=50, help="at most so many (default 50)")
     parser = argparse.ArgumentParser(prog="pisync-cloud", description="The cloud of PiSync.", epilog=_EPILOG)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def verb(name: str, command: Command, text: str, *more: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, parents=[common, *more], help=text, description=text)
+        made = commands.add_parser(name, parents=[common, *more], help=text, description=text)
         made.set_defaults(command=command)
         return made
 
@@ -140,12 +148,27 @@ def _parser() -> argparse.ArgumentParser:
     failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
     verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id", **_DEVICE)
-    _key_parser(verbs, common, listing)
+    _key_parser(commands, common, listing)
+    verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing)
+    _way_out(verb)
     return parser
 
 
-def _key_parser(verbs: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
-    key = verbs.add_parser("key", help="keys for people and programs", description="keys for people and programs")
+def _way_out(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    export = verb("export", _verb(verbs.export), "write what is new into the Parquet files of export_dir")
+    export.add_argument("--once", action="store_true", help="one run, then end; it never does more")
+    export.add_argument("--json", action="store_true", help="the result as JSON")
+    export.add_argument("--dry-run", action="store_true", help="only say what there is to write")
+    export.add_argument("--status", action="store_true", help="only say how far it is")
+    export.add_argument("--anew", action="store_true", help="forget what was exported; export_dir has to be empty")
+    purge = verb("purge-user", _verb(verbs.purge_user), "remove a user's events and sessions for good")
+    purge.add_argument("user_id", metavar="USER_ID", help="the user's UUID")
+    purge.add_argument("--reason", required=True, metavar="TEXT", help="why; it is kept in the audit")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _key_parser(commands: Any, common: argparse.ArgumentParser, listing: argparse.ArgumentParser) -> None:
+    key = commands.add_parser("key", help="keys for people and programs", description="keys for people and programs")
     keys = key.add_subparsers(dest="key_verb", required=True, metavar="COMMAND")
     create = keys.add_parser("create", parents=[common], help="make a key; prints it")
     create.add_argument("name", **_KEY)

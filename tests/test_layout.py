@@ -49,6 +49,7 @@ LAYERS = {
     "cloud.workers": 3,
     "cloud.app": 4,
     "cloud.main": 5,
+    "cloud.verbs": 4,
     "cloud.cli": 5,
     "cloud.__main__": 6,
 }

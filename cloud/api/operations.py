@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cloud.api import shapes
+from cloud.api.exports import ExportsOut
 from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
@@ -282,6 +283,28 @@ FILES = (
     ),
 )
 
+EXPORTS = (
+    Operation(
+        method="GET",
+        path="/api/exports",
+        name="getExports",
+        tag="export",
+        summary="How far the export to the warehouse is",
+        auth="V",
+        replies=(Reply(about="the state of each dataset", body=ExportsOut),),
+    ),
+    Operation(
+        method="POST",
+        path="/api/exports",
+        name="postExports",
+        tag="export",
+        summary="Export now",
+        auth="A",
+        replies=(Reply(status=202, about="it runs, or once more after the run under way", body=ExportsOut),),
+        refusals=(409, 503),
+    ),
+)
+
 SERVICE = (
     Operation(
         method="GET",
@@ -320,4 +343,4 @@ SERVICE = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *FILES, *SERVICE)
+OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *FILES, *EXPORTS, *SERVICE)
