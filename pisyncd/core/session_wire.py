@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from pisyncd.core import envelope, privacy, problems, track
-from pisyncd.core.envelope import Index, Position, Scalar, Uuid, Word
+from pisyncd.core.envelope import Choices, Index, Position, Uuid, Word
 from pisyncd.core.problems import Refusal
 
 USER_HEADER = "PiSync-User"
@@ -22,7 +22,6 @@ EVENTS_MAX = 10
 
 State = Literal["active", "submitted", "expired"]
 
-Filters = Annotated[dict[Word, Scalar | list[Scalar]], Meta(max_length=50)]
 Questions = Annotated[list[Uuid], Meta(min_length=1, max_length=QUESTIONS_MAX)]
 DurationS = Annotated[int, Meta(ge=1, le=DURATION_S_MAX)]
 
@@ -32,7 +31,7 @@ class SessionIn(msgspec.Struct, frozen=True, kw_only=True):
 
     mode: Word
     question_ids: Questions
-    filters: Filters = {}
+    filters: Choices = {}
     duration_s: DurationS | None = None
     id: Uuid | None = None
 
@@ -87,7 +86,7 @@ class CreatedPart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     mode: Word
     question_ids: Questions
-    filters: Filters = {}
+    filters: Choices = {}
     duration_s: DurationS | None = None
 
 
@@ -183,11 +182,9 @@ def _check_choices(mode: str, filters: Mapping[str, Any], count: int, where: str
     payload = {"mode": mode, "filters": filters, "count": count}
     if found := privacy.personal(payload):
         raise track.personal_data(f"{where}{found[0]}", found[1])
-    try:
-        size = len(msgspec.json.encode(payload))
-    except OverflowError:
-        raise problems.invalid(f"{where}/filters", "range", "a number in filters has more than 64 bits") from None
-    if size > envelope.PAYLOAD_BYTES_MAX:
+    if fault := envelope.choices_fault(filters):
+        raise problems.invalid(f"{where}/filters", "pattern", fault)
+    if len(msgspec.json.encode(payload)) > envelope.PAYLOAD_BYTES_MAX:
         detail = f"mode and filters have at most {envelope.PAYLOAD_BYTES_MAX} bytes together"
         raise problems.invalid(f"{where}/filters", "length", detail)
 
