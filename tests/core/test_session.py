@@ -209,7 +209,7 @@ def test_any_number_can_be_a_choice() -> None:
         body = b'{"mode":"exam","question_ids":["%b"],"filters":{"n":%b}}' % (QUESTIONS[0].encode(), number)
         made = session.create(None, session.decode_session(body), user_id=USER, now_ms=1, new_id=ids())
         assert float(session.session_out(made.session).filters["n"]) == float(number)
-    assert refused(lambda: session.decode_session(body.replace(b"1" + b"0" * 40, b"1e999")))[0] == 400
+    assert refused(lambda: session.decode_session(body.replace(b"1" + b"0" * 40, b"1e999")))[0] in (400, 422)
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"{", b"[" * 100_000, b"nul", b'{"mode": "\xff"}'])
