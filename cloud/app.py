@@ -6,11 +6,37 @@ from typing import Any
 
 from aiohttp import web
 
-from cloud.api import boundary, devices, docs, exports, files, health, probe, sync_events, telemetry, uploads
+from cloud.api import (
+    alerts,
+    boundary,
+    devices,
+    docs,
+    exports,
+    files,
+    health,
+    metrics,
+    probe,
+    sync_events,
+    telemetry,
+    uploads,
+)
 from cloud.dashboard import pages
 from cloud.services import SERVICES, Services
 
-_PARTS: tuple[Any, ...] = (sync_events, devices, telemetry, uploads, files, exports, probe, health, docs, pages)
+_PARTS: tuple[Any, ...] = (
+    sync_events,
+    devices,
+    telemetry,
+    uploads,
+    files,
+    exports,
+    probe,
+    health,
+    metrics,
+    alerts,
+    docs,
+    pages,
+)
 
 
 def build_app(services: Services) -> web.Application:

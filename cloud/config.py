@@ -19,6 +19,7 @@ from pisyncd.core.errors import ConfigError
 ENVIRONMENT_PREFIX = "PISYNC_CLOUD_"
 
 Positive = Annotated[int, Meta(ge=1)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +52,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     export_interval_s: Annotated[int, Meta(ge=60, le=86_400)] = 3600
     export_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 500_000
     telemetry_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    metrics_open: bool = True
+    alert_queue_items: Positive = 500
+    alert_device_queue_items: Positive = 500
+    alert_success_percent: Percent = 95
+    alert_sync_s: Annotated[float, Meta(gt=0, le=3600)] = 10
+    alert_conflicts_percent: Percent = 10
+    alert_rejections_percent: Percent = 5
+    alert_insert_failures_percent: Percent = 1
+    alert_batch_items_min: Annotated[float, Meta(ge=0, le=500)] = 2
+    alert_batch_items_max: Annotated[float, Meta(ge=1, le=500)] = 400
+    alert_window_s: Annotated[float, Meta(ge=60, le=3600)] = 300
+    alert_for_s: Annotated[float, Meta(ge=0, le=86_400)] = 300
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 

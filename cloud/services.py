@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from aiohttp import web
 
 from cloud.config import Settings
 from cloud.flows import identity, users
+from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.ingest import Ingest, drop_old_batches
@@ -21,12 +22,14 @@ from cloud.flows.sessions import Sessions
 from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
 from cloud.flows.users import Users
+from cloud.rules.alerts import Thresholds
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
 from cloud.workers import exporter as exporting
 from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
+from cloud.workers.watch import Watch
 from pisyncd.core import wire
 
 BATCH_LOG_KEEP_S = 90 * 24 * 3600
@@ -50,6 +53,8 @@ class Services:
     sessions: Sessions
     uploads: Uploads
     exporter: Exporter
+    figures: Figures
+    watch: Watch
     janitor: Janitor
     pacing: wire.Pacing
     schema_version: int
@@ -73,12 +78,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         db = await drivers.connect(settings.database_url)
         stack.push_async_callback(db.close)
         version = await db.migrate()
-        ingest = Ingest(db, wall_ms, notify_after=settings.failures_notify)
+        figures = Figures(db.dialect)
+        ingest = Ingest(db, wall_ms, figures, notify_after=settings.failures_notify)
         await stack.enter_async_context(ingest.running())
         janitor = Janitor(wall_ms)
         janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
         janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
-        sessions = Sessions(db, wall_ms)
+        sessions = Sessions(db, wall_ms, figures)
         clock = Janitor(wall_ms, interval_s=settings.session_expiry_s)
         clock.add("learner-sessions", sessions.expire_due)
         uploads = _open_uploads(settings, db)
@@ -95,16 +101,24 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(exporter.running())
         await stack.enter_async_context(janitor.running())
         await stack.enter_async_context(clock.running())
+        rates = Rates(device=settings.rate_device_items, user=settings.rate_user_items)
+        figures.watch_queue(ingest.waiting)
+        figures.lend_rates(lambda: rates.refused)
+        figures.lend_exports(lambda: exporter.failures + (exporter.state == "unavailable"))
+        watch = Watch(db, figures, thresholds(settings), wall_ms)
+        await stack.enter_async_context(watch.running())
         yield Services(
             settings=settings,
             db=db,
             identity=Identity(db, wall_ms),
             users=Users(trusted, wall_ms),
             ingest=ingest,
-            rates=Rates(device=settings.rate_device_items, user=settings.rate_user_items),
+            rates=rates,
             sessions=sessions,
             uploads=uploads,
             exporter=exporter,
+            figures=figures,
+            watch=watch,
             janitor=janitor,
             pacing=wire.Pacing(
                 sync_in_s=settings.sync_interval_s,
@@ -113,6 +127,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             ),
             schema_version=version,
         )
+
+
+def thresholds(settings: Settings) -> Thresholds:
+    """The settings `alert_*`."""
+    return Thresholds(**{one.name: getattr(settings, f"alert_{one.name}") for one in fields(Thresholds)})
 
 
 def _exporter(settings: Settings, db: Database) -> Exporter:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
 
-from cloud.api import access, keys
+from cloud.api import access, keys, metrics
 from cloud.services import wall_ms
 from pisyncd.core import problems, wire
 from pisyncd.core.errors import TransientError
@@ -74,10 +75,24 @@ IN_FLIGHT: web.AppKey[InFlight] = web.AppKey("in_flight", InFlight)
 
 @web.middleware
 async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Maps everything that can go wrong to one problem answer, once."""
+    """Gives every request its id, and counts it and its answer."""
     request[keys.REQUEST_ID] = f"{_PREFIX}-{next(_NUMBERS):x}"
     in_flight = request.app[IN_FLIGHT]
     in_flight.count += 1
+    begun_s = time.perf_counter()
+    try:
+        response = await _answered(request, handler)
+        metrics.note(request, response.status, time.perf_counter() - begun_s)
+        return response
+    except web.HTTPException as redirect:
+        metrics.note(request, redirect.status, time.perf_counter() - begun_s)
+        raise
+    finally:
+        in_flight.leave()
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Maps everything that can go wrong to one problem answer, once."""
     try:
         return await handler(request)
     except Refusal as error:
@@ -95,8 +110,6 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("request.failed", method=request.method, path=request.path, request_id=request[keys.REQUEST_ID])
         return _problem(request, 500, Refusal(500, "internal", "the cloud failed; the log has the details"))
-    finally:
-        in_flight.leave()
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
@@ -114,6 +127,7 @@ def _from_http(request: web.Request, error: web.HTTPException) -> web.StreamResp
 
 
 def _problem(request: web.Request, status: int, error: Refusal) -> web.Response:
+    request[keys.PROBLEM] = error.code
     body = problems.problem_body(
         status,
         error.code,

@@ -8,3 +8,4 @@ from cloud.rules.access import Principal
 
 PRINCIPAL: web.RequestKey[Principal] = web.RequestKey("principal", Principal)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+PROBLEM: web.RequestKey[str] = web.RequestKey("problem", str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from cloud.api import shapes
+from cloud.api.alerts import AlertsOut
 from cloud.api.exports import ExportsOut
 from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
@@ -340,6 +341,26 @@ SERVICE = (
             Reply(about="healthy", body=shapes.Health, frame="bare"),
             Reply(status=503, about="the database does not answer", body=shapes.Health, frame="bare"),
         ),
+    ),
+    Operation(
+        method="GET",
+        path="/metrics",
+        name="getMetrics",
+        tag="service",
+        summary="The figures, for Prometheus",
+        about="With the setting `metrics_open: false` it takes a key of role viewer.",
+        auth="P",
+        replies=(Reply(about="Prometheus' text format", media="text/plain"),),
+        refusals=(401, 403),
+    ),
+    Operation(
+        method="GET",
+        path="/api/alerts",
+        name="getAlerts",
+        tag="service",
+        summary="The alerts, judged by the service itself",
+        auth="V",
+        replies=(Reply(about="every alert with its state", body=AlertsOut),),
     ),
 )
 

@@ -30,6 +30,7 @@ async def post_batch(request: web.Request) -> web.Response:
     principal = await access.require(request, device=True, user=True)
     batch = intake.decode_batch(await payload.read(request))
     services.rates.admit(principal, len(batch.items))
+    services.figures.batch(len(batch.items))
     sender = intake.Sender(
         device_id=principal.device_id,
         user_id=principal.user_id,
@@ -83,6 +84,7 @@ async def post_events(request: web.Request) -> web.Response:
     principal = await access.require(request, device=True, user=True)
     asked = envelope.decode_events(await payload.read(request))
     services.rates.admit(principal, len(asked.events))
+    services.figures.batch(len(asked.events))
     user_id = learner(request, principal)
     judged = [envelope.judge(bytes(raw), source=asked.source, user_id=user_id) for raw in asked.events]
     facts = [AttemptFact(item_id=each.id, event=each, body="") for each in judged if isinstance(each, Envelope)]
@@ -96,6 +98,8 @@ async def post_events(request: web.Request) -> web.Response:
         found = each if isinstance(each, Rejection) else next(outcomes)
         if found.code is not None:
             reasons.append(envelope.Reason(index=index, code=found.code, detail=found.detail))
+    # The others were counted with their group.
+    services.figures.rejected(each.code for each in judged if isinstance(each, Rejection))
     answer = envelope.EventsAnswer(
         accepted=len(judged) - len(reasons),
         rejected=len(reasons),

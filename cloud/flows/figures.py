@@ -22,7 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from cloud.rules.admit import Outcome
@@ -99,6 +99,20 @@ class _Queue(Collector):
         )
 
 
+class _Borrowed(Collector):
+    """Numbers that a part counts itself, read when they are asked for."""
+
+    def __init__(self) -> None:
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.counters: dict[str, tuple[str, Callable[[], float]]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (about, read) in self.gauges.items():
+            yield GaugeMetricFamily(name, about, read())
+        for name, (about, read) in self.counters.items():
+            yield CounterMetricFamily(name, about, read())
+
+
 class Figures:
     """Counters, histograms and gauges of one service, in a registry of their own."""
 
@@ -133,9 +147,14 @@ class Figures:
             "pisync_insert_duration_seconds", "One transaction of a group, also a failed one", buckets=_FAST,
             registry=registry,
         )  # fmt: skip
-        self._insert_failures = Counter(
-            "pisync_insert_failures", "Transactions of a group that the database did not take", registry=registry
+        self._inserts_begun = Counter(
+            "pisync_inserts", "Groups, and lists of events of session calls, given to the database", registry=registry
         )
+        self._insert_failures = Counter(
+            "pisync_insert_failures", "Those of them that the database did not take", registry=registry
+        )
+        events = Counter("pisync_session_events", "Events of session calls", ["outcome"], registry=registry)
+        self._session_events = {kept: events.labels("kept" if kept else "failed") for kept in (True, False)}
         self._wait_s = Histogram(
             "pisync_queue_wait_seconds", "How long a request waited for its group to begin", buckets=_FAST,
             registry=registry,
@@ -145,6 +164,8 @@ class Figures:
         )
         self._queue = _Queue()
         registry.register(self._queue)
+        self._borrowed = _Borrowed()
+        registry.register(self._borrowed)
 
     def _requests(self, registry: CollectorRegistry) -> None:
         self._http = Counter(
@@ -194,6 +215,15 @@ class Figures:
         """Lets the figures look at what waits whenever they are asked for."""
         self._queue.waiting = waiting
 
+    def lend_exports(self, failed_runs: Callable[[], float]) -> None:
+        """Lets the figures see how many runs of the export have failed since the last good one."""
+        about = "Runs of the export that failed since the last good one"
+        self._borrowed.gauges["pisync_export_failed_runs"] = (about, failed_runs)
+
+    def lend_rates(self, refused: Callable[[], float]) -> None:
+        """Lets the figures see how many requests were told to slow down."""
+        self._borrowed.counters["pisync_rate_refused"] = ("Requests refused with 429", refused)
+
     def batch(self, items: int) -> None:
         """A request with so many items was read."""
         self._batch_items.observe(items)
@@ -212,6 +242,7 @@ class Figures:
         self, since_s: Sequence[float], begun_s: float, done_s: float, outcomes: Sequence[list[Outcome]]
     ) -> None:
         """A group is durable: when each of its requests came, when it began and ended, what became of each's items."""
+        self._inserts_begun.inc()
         self._insert_s.observe(done_s - begun_s)
         for came_s in since_s:
             self._wait_s.observe(begun_s - came_s)
@@ -226,8 +257,16 @@ class Figures:
 
     def insert_failed(self, begun_s: float, done_s: float) -> None:
         """The database did not take a group."""
+        self._inserts_begun.inc()
         self._insert_s.observe(done_s - begun_s)
         self._insert_failures.inc()
+
+    def emitted(self, events: int, *, kept: bool) -> None:
+        """A session call added its events, or could not."""
+        self._inserts_begun.inc()
+        if not kept:
+            self._insert_failures.inc()
+        self._session_events[kept].inc(events)
 
     def answered(self, method: str, route: str, status: int, seconds: float, code: str | None = None) -> None:
         """A request was answered; `route` is the template of its path, `code` that of a problem."""
@@ -270,15 +309,16 @@ class Figures:
     def reading(self, at_s: float) -> Reading:
         """The counters that the alerts are judged by."""
         items = {outcome: _samples(child)["_total"] for outcome, child in self._items.items()}
-        inserts, syncs, batches = _samples(self._insert_s), _samples(self._sync_s), _samples(self._batch_items)
+        syncs, batches = _samples(self._sync_s), _samples(self._batch_items)
         standing = self.standing
+        _, failed_runs = self._borrowed.gauges.get("pisync_export_failed_runs", ("", lambda: 0.0))
         return Reading(
             at_s=at_s,
             items=sum(items.values()),
             kept=items["synced"] + items["duplicate"],
             failed=items["failed"],
             conflicts=items["conflict"],
-            inserts=inserts["_count"],
+            inserts=_samples(self._inserts_begun)["_total"],
             insert_failures=_samples(self._insert_failures)["_total"],
             syncs=syncs["_count"],
             sync_s=syncs["_sum"],
@@ -287,7 +327,7 @@ class Figures:
             queue_items=self._queue.state()[0],
             device_queue_items=None if standing is None else standing.queue_active_max,
             devices_items=None if standing is None else standing.queue_items,
-            exports_failing=None if standing is None else standing.exports_failing,
+            exports_failing=None if standing is None else max(standing.exports_failing, failed_runs()),
         )
 
     def text(self) -> bytes:

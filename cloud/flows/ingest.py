@@ -10,13 +10,14 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from cloud.flows import reconcile
+from cloud.flows.figures import Figures
 from cloud.rules import admit, times
 from cloud.rules.admit import Outcome, Unit
 from cloud.rules.facts import MessageFact, SessionFact
@@ -49,11 +50,13 @@ class _Waiting:
 class Ingest:
     """The only writer of reports."""
 
-    def __init__(self, db: Database, now_ms: Callable[[], int], *, notify_after: int) -> None:
+    def __init__(self, db: Database, now_ms: Callable[[], int], figures: Figures, *, notify_after: int) -> None:
         self._db = db
         self._now_ms = now_ms
+        self._figures = figures
         self._notify_after = notify_after
         self._queue: deque[_Waiting] = deque()
+        self._writing: dict[int, list[_Waiting]] = {}
         self._more = asyncio.Event()
         self._closed = False
         # PostgreSQL only: a second group runs its statements while the first one waits for the disk.
@@ -65,11 +68,18 @@ class Ingest:
         Raises StorageBusy when the database does not take it now.
         """
         if self._closed or len(self._queue) >= WAITING_MAX:
+            self._figures.queue_full()
             raise StorageBusy("too much is waiting to be written", retry_after_s=5.0, hint="send it again later")
         answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(unit=unit, since_s=time.monotonic(), answer=answer))
         self._more.set()
         return await answer
+
+    def waiting(self) -> Iterator[tuple[float, int]]:
+        """What is taken and not yet durable: since when by the monotonic clock, and how many items."""
+        for group in (*self._writing.values(), self._queue):
+            for one in group:
+                yield one.since_s, len(one.unit.facts)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -93,7 +103,9 @@ class Ingest:
                     return
                 self._more.clear()
                 continue
+            self._writing[id(group)] = group
             await self._settle(group)
+            del self._writing[id(group)]
 
     def _next_group(self) -> list[_Waiting]:
         group: list[_Waiting] = []
@@ -105,12 +117,15 @@ class Ingest:
         return group
 
     async def _settle(self, group: list[_Waiting]) -> None:
+        begun_s = time.monotonic()
         try:
             taken = await self._commit(group)
         except TransientError as error:
+            self._figures.insert_failed(begun_s, time.monotonic())
             for waiting in group:
                 _fail(waiting, error)
         except Exception as error:
+            self._figures.insert_failed(begun_s, time.monotonic())
             if len(group) == 1:
                 log.exception("ingest.failed")
                 _fail(group[0], error)
@@ -122,6 +137,8 @@ class Ingest:
             for waiting, result in zip(group, taken, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(result)
+            outcomes = [result.outcomes for result in taken]
+            self._figures.inserted([each.since_s for each in group], begun_s, time.monotonic(), outcomes)
 
     async def _commit(self, group: list[_Waiting]) -> list[Taken]:
         with contextlib.suppress(DuplicateRow):

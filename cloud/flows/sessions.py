@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cloud.flows.figures import Figures
 from cloud.rules import access
 from cloud.rules.access import Principal
 from cloud.store import sessions as store
@@ -38,12 +39,12 @@ class _Held:
 
 
 class Sessions:
-    """The sessions of learners. `events_failed` counts events that could not be kept."""
+    """The sessions of learners."""
 
-    def __init__(self, db: Database, now_ms: Callable[[], int]) -> None:
+    def __init__(self, db: Database, now_ms: Callable[[], int], figures: Figures) -> None:
         self._db = db
         self._now_ms = now_ms
-        self.events_failed = 0
+        self._figures = figures
 
     async def create(self, caller: Caller, asked: SessionIn) -> tuple[Session, bool]:
         """The session, and whether it is new. Raises Refusal 400, 403, 409."""
@@ -175,9 +176,11 @@ class Sessions:
                 for group in groups:
                     await self._emit(tx, [group], now_ms, dk)
                 return
-            self.events_failed += len(events)
+            self._figures.emitted(len(events), kept=False)
             types = [event.event_type for event in events]
             log.error("events.insert_failed", session=events[0].session_id, types=types, error=str(error)[:300])
+        else:
+            self._figures.emitted(len(events), kept=True)
 
 
 def _made_here(held: _Held) -> None:

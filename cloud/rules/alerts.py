@@ -181,11 +181,11 @@ def _storage(limits: Thresholds) -> tuple[Rule, ...]:
         ),
         Rule(
             name="PisyncExportFailing",
-            summary="A part of the export to the warehouse has failed and waits to be tried again",
-            hint="GET /api/exports names the range and its error: room and rights of the export directory first",
+            summary="The export to the warehouse fails",
+            hint="GET /api/exports names the error: look at room and rights of the export directory first",
             value=_now("exports_failing"),
             threshold=0,
-            unit="ranges",
+            unit="failures",
         ),
     )
 

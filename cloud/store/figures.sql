@@ -13,7 +13,7 @@ FROM device_state WHERE shut_out = 0
 
 -- name: standing_of_exports
 SELECT
-    count(CASE WHEN state = 'planned' THEN 1 END) AS planned,
-    count(CASE WHEN state = 'planned' AND error IS NOT NULL THEN 1 END) AS failing,
+    count(CASE WHEN state <> 'published' THEN 1 END) AS planned,
+    count(CASE WHEN attempts > 0 THEN 1 END) AS failing,
     coalesce(max(published_at_ms), 0) AS published_at_ms
 FROM export_range

@@ -223,7 +223,7 @@ SERIES: dict[str, list[tuple[str, str]]] = {
     ],
     "PisyncInsertFailures": [
         ("pisync_insert_failures_total", "0+2x60"),
-        ("pisync_insert_duration_seconds_count", "0+100x60"),
+        ("pisync_inserts_total", "0+100x60"),
     ],
     "PisyncExportFailing": [("pisync_export_ranges_failing", "1x60")],
     "PisyncBatchesSmall": [("pisync_batch_items_sum", "0+15x60"), ("pisync_batch_items_count", "0+10x60")],
