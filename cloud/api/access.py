@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from cloud.api import keys
+from cloud.flows.users import looks_like_jwt
 from cloud.rules import access as rules
 from cloud.rules.access import Principal, Role
 from cloud.services import SERVICES
@@ -27,13 +28,14 @@ async def identify(request: web.Request) -> Principal | None:
     """Who sends this request; also kept as request[keys.PRINCIPAL].
 
     A page session counts for reading only, and the open dashboard only under a loopback name (else a web page that
-    points its own name at 127.0.0.1 could read it).
+    points its own name at 127.0.0.1 could read it). Raises Refusal 401 for a JWT that does not hold.
     """
     services = request.app[SERVICES]
     token = bearer(request)
     found: Principal | None = None
     if token:
-        found = await services.identity.who(token)
+        users = services.users if looks_like_jwt(token) else None
+        found = await (services.identity.who(token) if users is None else users.who(token))
     elif request.method in _READING:
         cookie = request.cookies.get(SESSION_COOKIE)
         if cookie:
