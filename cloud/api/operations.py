@@ -12,7 +12,7 @@ from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
 from cloud.rules import intake, tus
-from pisyncd.core import wire
+from pisyncd.core import session, wire
 
 _WHOLE = {"type": "integer", "minimum": 1}
 _TIME = {"type": "string", "format": "date-time"}
@@ -131,7 +131,7 @@ TELEMETRY = (
         tag="messages",
         summary="Send up to 500 messages, each taken exactly once",
         about="Every item is judged alone. `receivedThrough`: the highest seq of each stream with all before it kept.",
-        auth="D",
+        auth="DU",
         body=intake.BatchIn,
         params=(Param(name="Prefer", place="header", about="`return=minimal` lists only items that need attention"),),
         replies=(Reply(about="what became of each item", body=wire.BatchAnswer, frame="bare"),),
@@ -143,7 +143,7 @@ TELEMETRY = (
         name="getTelemetryStatus",
         tag="messages",
         summary="How a device's messages fare",
-        auth="DV",
+        auth="DUV",
         params=(_DEVICE_QUERY,),
         replies=(Reply(about="the status", body=shapes.TelemetryStatus, frame="bare"),),
         refusals=(404, 422),
@@ -154,7 +154,7 @@ TELEMETRY = (
         name="getBatches",
         tag="messages",
         summary="The batch log of a device, newest first",
-        auth="DV",
+        auth="DUV",
         params=(_DEVICE_QUERY, *_paging(50)),
         replies=(Reply(about="a page", body=shapes.BatchLogOut, frame="list"),),
         refusals=(404, 422),
@@ -284,6 +284,71 @@ FILES = (
     ),
 )
 
+_SESSION = Param(
+    name="session_id", place="path", about="the session's UUID", schema={"type": "string", "format": "uuid"}
+)
+_LEARNER = Param(
+    name=session.USER_HEADER,
+    place="header",
+    about="a device says by it who the learner is; a user's token says it already",
+    schema={"type": "string", "format": "uuid"},
+)
+
+SESSIONS = (
+    Operation(
+        method="POST",
+        path="/v1/sessions",
+        name="postSession",
+        tag="learner sessions",
+        summary="Begin a session",
+        about="With an `id` it can be sent again: 200 with the same session, 409 when the content is another.",
+        auth="UD",
+        body=session.SessionIn,
+        params=(_LEARNER,),
+        replies=(
+            Reply(status=201, about="begun", body=session.SessionOut, frame="bare"),
+            Reply(status=200, about="was begun before", body=session.SessionOut, frame="bare"),
+        ),
+        refusals=(400, 408, 409, 413, 415, 422, 429, 503),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/sessions/{session_id}/answer",
+        name="postAnswer",
+        tag="learner sessions",
+        summary="Choose an answer, mark a question, or both",
+        about="409 `session-closed` after the end. A session that was made on a device is answered there.",
+        auth="UD",
+        body=session.AnswerIn,
+        params=(_SESSION, _LEARNER),
+        replies=(Reply(about="the answer as it is now", body=session.AnswerOut, frame="bare"),),
+        refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/sessions/{session_id}/submit",
+        name="postSubmit",
+        tag="learner sessions",
+        summary="End a session; again: the same answer",
+        auth="UD",
+        params=(_SESSION, _LEARNER),
+        replies=(Reply(about="the session, which has ended", body=session.SessionOut, frame="bare"),),
+        refusals=(400, 404, 408, 409, 413, 415, 422, 429, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/sessions/{session_id}/review",
+        name="getReview",
+        tag="learner sessions",
+        summary="Look at a session that has ended",
+        about="409 `session-active` before the end.",
+        auth="UD",
+        params=(_SESSION, _LEARNER),
+        replies=(Reply(about="the session and its answers", body=session.ReviewOut, frame="bare"),),
+        refusals=(400, 404, 409, 429, 503),
+    ),
+)
+
 EXPORTS = (
     Operation(
         method="GET",
@@ -364,4 +429,4 @@ SERVICE = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *FILES, *EXPORTS, *SERVICE)
+OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *SERVICE)
