@@ -58,7 +58,7 @@ class TelemetryClient:
         not answer within 50 ms it returns nevertheless, and the event follows as soon as the disk does. `session_id`
         and `question_id` may also stand in `metadata` (`sessionId`, `questionId`).
         """
-        kept = self._core.capture([(event_type, event_data, metadata, session_id, question_id)])
+        kept = self._core.capture([(event_type, event_data, metadata, session_id, question_id)], at_once=True)
         kept.wait()
         return kept.first
 

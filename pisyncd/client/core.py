@@ -20,7 +20,7 @@ from pisyncd.client.settings import Options
 from pisyncd.client.store import Failure, Totals
 from pisyncd.client.transport import Link, Unreachable
 from pisyncd.client.views import ClientStatus, FailureView, Problem, SyncResult
-from pisyncd.client.writer import Captured
+from pisyncd.client.writer import DISK_HINT, Captured
 
 #: A capture waits at most so long until it is on disk; usually that is a fraction of a millisecond.
 KEPT_WAIT_S = 0.05
@@ -97,8 +97,8 @@ class Core:
 
     # Recording
 
-    def capture(self, wanted: Iterable[Wanted]) -> Kept:
-        """Hands events over to be kept. Never raises."""
+    def capture(self, wanted: Iterable[Wanted], *, at_once: bool = False) -> Kept:
+        """Hands events over to be kept; `at_once` in this thread, if the disk is quick. Never raises."""
         made: list[Event] = []
         spoiled: list[Spoiled] = []
         ids: list[str | None] = []
@@ -116,7 +116,9 @@ class Core:
             spoiled.append(events.spoil("", error))
         try:
             engine = self.engine()
-            engine.writer.put(Captured(events=made, spoiled=spoiled, kept=done))
+            captured = Captured(events=made, spoiled=spoiled, kept=done)
+            if not (at_once and engine.writer.keep_now(captured)):
+                engine.writer.put(captured)
             engine.keep()
         except Exception:
             self._lost += len(made) + len(spoiled)
@@ -201,7 +203,7 @@ class Core:
                 failures += store.failures(FAILURES_SHOWN)
                 waiting_in_memory = found.pending if store.file.path is None else 0
             except StoreTrouble as error:
-                problems.append(Problem(code=error.code, detail=error.detail, hint="", at=now_rfc3339()))
+                problems.append(Problem(code=error.code, detail=error.detail, hint=DISK_HINT, at=now_rfc3339()))
         failures = sorted(failures, key=lambda each: each.at, reverse=True)[:FAILURES_SHOWN]
         if failures:
             newest = failures[0]

@@ -15,7 +15,7 @@ from pisyncd.client.sender import Sender
 from pisyncd.client.settings import Settings
 from pisyncd.client.store import Store
 from pisyncd.client.views import SyncResult
-from pisyncd.client.writer import Writer
+from pisyncd.client.writer import BUSY_S, Writer
 
 #: At exit what is captured gets so long to reach the disk, even where nothing is waited for otherwise.
 WRITE_S = 0.5
@@ -28,7 +28,7 @@ class Engine:
         self, config: Settings, token: str | None, emit: Callable[[str, object], None], *, on_disk: bool = True
     ) -> None:
         path = config.path if on_disk else None
-        incoming = Store(path, events_max=config.events_max, bytes_max=config.bytes_max)
+        incoming = Store(path, events_max=config.events_max, bytes_max=config.bytes_max, busy_s=BUSY_S)
         # Two connections: the sender writes back to the disk, and capturing must not wait for that.
         self.queue = Store(path, events_max=config.events_max, bytes_max=config.bytes_max) if on_disk else incoming
         self.spare = Store(None, events_max=config.events_max, bytes_max=config.bytes_max)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VERSION = 1
+#: How long a statement waits for another process's transaction before it is StoreTrouble `queue-busy`.
 BUSY_S = 5.0
 REOPEN_S = 5.0
 HOLD_S = 5.0
@@ -36,8 +37,9 @@ class StoreTrouble(Exception):
 class QueueFile:
     """One connection, for one thread at a time. `path` None keeps everything in memory."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, busy_s: float = BUSY_S) -> None:
         self.path = path
+        self._busy_s = busy_s
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -95,7 +97,7 @@ class QueueFile:
 
     def _opened(self) -> sqlite3.Connection:
         if self.path is None:
-            self._db = self._db or _connected(":memory:")
+            self._db = self._db or _connected(":memory:", self._busy_s)
             return self._db
         if self._db is not None and self._identity != _identity(self.path):
             # Removed or set aside by somebody; what is written to the old one is seen by nobody.
@@ -115,12 +117,14 @@ class QueueFile:
         if not path.exists():
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._db = _connected(os.fspath(path))
+        self._db = _connected(os.fspath(path), self._busy_s)
         self._identity = _identity(path)
         self._fault = None
 
     def _trouble(self, error: Exception) -> StoreTrouble:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_BUSY:
+            return StoreTrouble("queue-busy", f"{self.path}: another process is writing")
         trouble = StoreTrouble("queue-unusable", f"{self.path}: {error}")
         if code in _DAMAGED and self.path is not None:
             trouble = StoreTrouble("queue-damaged", f"{self.path}: {error}; {self._set_aside(self.path)}")
@@ -149,14 +153,17 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _connected(name: str) -> sqlite3.Connection:
+def _connected(name: str, busy_s: float) -> sqlite3.Connection:
     db = sqlite3.connect(name, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
+        if (version := _version(db)) > VERSION:
+            raise sqlite3.OperationalError(f"written by a newer version of the client ({version})")
         db.execute("PRAGMA journal_mode = WAL").fetchall()
         db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES_MAX}").fetchall()
         db.execute("PRAGMA journal_size_limit = 1048576").fetchall()
         _migrate(db)
+        db.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}").fetchall()
     except BaseException:
         db.close()
         raise
@@ -164,16 +171,14 @@ def _connected(name: str) -> sqlite3.Connection:
 
 
 def _migrate(db: sqlite3.Connection) -> None:
-    if (version := _version(db)) == 0:
+    if _version(db) == 0:
         db.execute("BEGIN IMMEDIATE")
-        if (version := _version(db)) == 0:
+        # Again, now that no other process can be doing the same.
+        if _version(db) == 0:
             for statement in _statements(_SCHEMA.read_text(encoding="utf-8")):
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
-            version = VERSION
         db.execute("COMMIT")
-    if version != VERSION:
-        raise sqlite3.OperationalError(f"written by another version of the client ({version})")
 
 
 def _version(db: sqlite3.Connection) -> int:

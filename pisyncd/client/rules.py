@@ -87,10 +87,11 @@ def rank(event_type: str) -> int:
 def delay(failures: int, chance: float, retry_after_s: float | None = None) -> float:
     """Seconds until the next attempt after `failures` in a row (1, 2, ...): up to 1 2 4 ... 60, full jitter.
 
-    Retry-After wins, with up to a tenth on top, so that a herd that was sent away together does not come back together.
+    Retry-After wins (1 s to 1 h), with up to a tenth on top, so that a herd that was sent away together does not come
+    back together.
     """
     if retry_after_s is not None:
-        return min(retry_after_s, RETRY_AFTER_MAX_S) * (1 + chance / 10)
+        return min(max(retry_after_s, BASE_S), RETRY_AFTER_MAX_S) * (1 + chance / 10)
     ceiling: float = min(CAP_S, BASE_S * 2 ** min(max(failures, 1) - 1, 30))
     return max(0.05, chance * ceiling)
 

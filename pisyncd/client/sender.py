@@ -22,10 +22,13 @@ from pisyncd.client.settings import Settings
 from pisyncd.client.store import Group, Store
 from pisyncd.client.transport import Answer, Link, Unreachable
 from pisyncd.client.views import Problem, SyncResult
+from pisyncd.client.writer import DISK_HINT
 
 TURN_LOOK_S = 0.05
 TURN_RETRY_S = 1.0
 TURN_WAIT_S = 30.0
+#: No limit to a group but its path's.
+ANY = 1_000_000
 
 Emit = Callable[[str, object], None]
 
@@ -124,7 +127,13 @@ class Sender:
         return self._result(None)
 
     def _owes(self) -> bool:
-        return not self._stopping and any(store.count_of(self.user_id) for store in self._stores)
+        if self._stopping:
+            return False
+        for store in self._stores:
+            with contextlib.suppress(StoreTrouble):
+                if store.count_of(self.user_id):
+                    return True
+        return False
 
     def _deliver(self, *, forced: bool) -> SyncResult:
         result = self._result(None)
@@ -156,28 +165,44 @@ class Sender:
             for store in self._stores:
                 if later := self._drain(store, link):
                     return later
-        except StoreTrouble as error:
-            return self._silence(Trouble(code=error.code, detail=error.detail))
         finally:
             link.close()
         return None
 
     def _drain(self, store: Store, link: Link) -> Later | None:
         """Sends what waited at the beginning. Each turn takes events out, halves the group, or ends."""
-        upto, user, limit = store.newest(), self.user_id, 1_000_000
-        while not self._stopping and (group := store.take(upto=upto, user_id=user, count_max=limit)):
+        upto, limit = None, ANY
+        while not self._stopping:
+            try:
+                upto = store.newest() if upto is None else upto
+                group = store.take(upto=upto, user_id=self.user_id, count_max=limit)
+            except StoreTrouble as error:
+                # What cannot be read is no reason not to send what is in the other one.
+                self.last_error = _problem(Trouble(code=error.code, detail=error.detail, hint=DISK_HINT))
+                return None
+            if group is None:
+                return None
             match self._offer(group, link):
                 case Later() as later:
                     return later
                 case Smaller():
                     limit = max(1, len(group.events) // 2)
                 case Settled() as settled:
-                    sent, failed = store.settle(group, settled)
-                    self._counted = (self._counted[0] + sent, self._counted[1] + failed)
-                    for trouble in settled.failed.values():
-                        self.last_error = _problem(trouble)
-                    self.failures = 0
-                    limit = min(limit * 2, 1_000_000)
+                    if trouble := self._settle(store, group, settled):
+                        return trouble
+                    limit = min(limit * 2, ANY)
+        return None
+
+    def _settle(self, store: Store, group: Group, settled: Settled) -> Later | None:
+        try:
+            sent, failed = store.settle(group, settled)
+        except StoreTrouble as error:
+            # They are sent again, which is safe, but not at once and for ever.
+            return self._silence(Trouble(code=error.code, detail=error.detail))
+        self._counted = (self._counted[0] + sent, self._counted[1] + failed)
+        for trouble in settled.failed.values():
+            self.last_error = _problem(trouble)
+        self.failures = 0
         return None
 
     def _offer(self, group: Group, link: Link) -> rules.Decision:

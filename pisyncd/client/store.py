@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pisyncd.client import rules
 from pisyncd.client.events import Event, Spoiled, now_rfc3339
-from pisyncd.client.queuefile import QueueFile
+from pisyncd.client.queuefile import BUSY_S, QueueFile
 from pisyncd.client.rules import Settled, Trouble
 
 FAILED_MAX = 1000
@@ -69,8 +69,8 @@ class Failure:
 class Store:
     """The queue at `path`, None for one in memory. Every method may raise StoreTrouble, and has then done nothing."""
 
-    def __init__(self, path: Path | None, *, events_max: int, bytes_max: int) -> None:
-        self.file = QueueFile(path)
+    def __init__(self, path: Path | None, *, events_max: int, bytes_max: int, busy_s: float = BUSY_S) -> None:
+        self.file = QueueFile(path, busy_s=busy_s)
         self._events_max = events_max
         self._bytes_max = bytes_max
 
@@ -89,7 +89,8 @@ class Store:
                 "UPDATE totals SET captured = captured + ?, failed = failed + ?, dropped = dropped + ?",
                 (captured + len(bad), len(bad), dropped),
             )
-            _forget_failures(db)
+            if bad:
+                _forget_failures(db)
             self._make_room(db)
 
     def _make_room(self, db: sqlite3.Connection) -> None:
@@ -137,7 +138,8 @@ class Store:
                 detail = f"{unnamed} of a group of {len(group.events)}; only the first reasons are told"
                 db.execute(_SPOILED, ("", "rejected-unnamed", detail, now_rfc3339()))
             failed += unnamed
-            _forget_failures(db)
+            if failed:
+                _forget_failures(db)
             db.execute("UPDATE totals SET sent = sent + ?, failed = failed + ?", (gone - failed, failed))
         return gone - failed, failed
 

@@ -1,9 +1,15 @@
-"""The thread that puts captured events on disk, at once, so that the caller never waits for a disk."""
+"""Puts captured events on disk at once: in the caller's thread while the disk is quick, in one of its own otherwise.
+
+A thread of its own never makes the caller wait for a disk, but being waited for by the caller it costs two changes of
+thread, which on a busy device are most of the time that a capture takes.
+"""
 
 from __future__ import annotations
 
 import itertools
 import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +23,13 @@ from pisyncd.client.views import Problem
 TOGETHER_MAX = 200
 #: So many captures may wait in memory while the disk does not answer; behavioural events up to half of it.
 INBOX_MAX = 2000
+#: The caller waits so long for another process's transaction; the thread tries again until BUSY_GIVE_UP_S.
+BUSY_S = 0.01
+BUSY_GIVE_UP_S = 5.0
+#: A write that took longer than SLOW_S: no caller does it itself for CALM_S.
+SLOW_S = 0.02
+CALM_S = 10.0
+DISK_HINT = "free some space, or let the application write there; until then events are kept in memory only"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -44,8 +57,11 @@ class Writer:
         self._grown = grown
         # Its put() takes no lock that a signal handler or another thread could be holding.
         self._inbox: queue.SimpleQueue[Captured | Passed | None] = queue.SimpleQueue()
-        self._dropping = itertools.count(1)
-        self._dropped = self._told = 0
+        self._writing = threading.Lock()
+        self._putting, self._dropping = itertools.count(1), itertools.count(1)
+        self._put = self._taken = self._dropped = self._told = 0
+        # Not before the thread has opened the file, which may take a while.
+        self._quick_from: float | None = None
         #: The disk is behind: callers do not wait for it.
         self.behind = False
         self.trouble: Problem | None = None
@@ -60,23 +76,47 @@ class Writer:
         """Events that found no room in memory, not yet counted in the queue."""
         return self._dropped - self._told
 
+    def keep_now(self, captured: Captured) -> bool:
+        """Writes in the caller's thread; False, and nothing done, when that could take long or others come first."""
+        began = time.monotonic()
+        if self._quick_from is None or began < self._quick_from or self._put != self._taken:
+            return False
+        if not self._writing.acquire(blocking=False):
+            return False
+        try:
+            self._disk.add(captured.events, captured.spoiled)
+        except StoreTrouble:
+            self._quick_from = began + CALM_S
+            return False
+        finally:
+            self._writing.release()
+            if time.monotonic() - began > SLOW_S:
+                self._quick_from = began + CALM_S
+        captured.kept.set_result(True)
+        self._grown(len(captured.events))
+        return True
+
     def put(self, captured: Captured) -> None:
-        """Hands over; never waits. What finds no room is counted and its future says False."""
+        """Hands over to the thread; never waits. What finds no room is counted and its future says False."""
         rank = max((event.rank for event in captured.events), default=BEHAVIOUR)
         if self._inbox.qsize() >= (INBOX_MAX // 2 if rank == BEHAVIOUR else INBOX_MAX):
             for _ in (*captured.events, *captured.spoiled):
                 self._dropped = next(self._dropping)
             captured.kept.set_result(False)
             return
-        self._inbox.put(captured)
+        self._hand(captured)
 
     def mark(self, then: Callable[[], None]) -> None:
         """Calls `then` when all that was put before is kept."""
-        self._inbox.put(Passed(then))
+        self._hand(Passed(then))
 
     def stop(self) -> None:
         """The thread ends when it has kept all that was put before."""
-        self._inbox.put(None)
+        self._hand(None)
+
+    def _hand(self, item: Captured | Passed | None) -> None:
+        self._put = next(self._putting)
+        self._inbox.put(item)
 
     def run(self) -> None:
         """The thread."""
@@ -89,12 +129,14 @@ class Writer:
             items = [self._inbox.get(block=block)]
         except queue.Empty:
             return False
-        while len(items) < TOGETHER_MAX:
-            try:
-                items.append(self._inbox.get(block=False))
-            except queue.Empty:
-                break
-        self._keep([item for item in items if isinstance(item, Captured)])
+        with self._writing:
+            while len(items) < TOGETHER_MAX:
+                try:
+                    items.append(self._inbox.get(block=False))
+                except queue.Empty:
+                    break
+            self._keep([item for item in items if isinstance(item, Captured)])
+            self._taken += len(items)
         for item in items:
             if isinstance(item, Passed):
                 item.then()
@@ -112,30 +154,31 @@ class Writer:
             # A thread that ends would lose everything that follows.
             self.trouble = _problem("queue-unusable", repr(error)[:500])
         for each in captured:
-            if each.kept.set_running_or_notify_cancel():
-                each.kept.set_result(on_disk)
+            each.kept.set_result(on_disk)
         self._grown(sum(len(each.events) for each in captured))
 
     def _written(self, captured: Sequence[Captured]) -> bool:
         events = [event for each in captured for event in each.events]
         spoiled = [bad for each in captured for bad in each.spoiled]
         told, dropped = self._dropped, self._dropped - self._told
-        # Twice: the first failure may have set a damaged file aside.
-        for _ in range(2):
+        began, tries = time.monotonic(), 2
+        while tries:
             try:
                 self._disk.add(events, spoiled, dropped=dropped)
             except StoreTrouble as trouble:
                 self.trouble = _problem(trouble.code, trouble.detail)
-            else:
-                self._told = told
-                return True
+                # Twice: the first failure may have set a damaged file aside. While others write it is only a wait.
+                if trouble.code != "queue-busy" or time.monotonic() - began > BUSY_GIVE_UP_S:
+                    tries -= 1
+                continue
+            self._told = told
+            if self._quick_from is None:
+                self._quick_from = time.monotonic()
+            return True
         self._spare.add(events, spoiled, dropped=dropped)
         self._told = told
         return False
 
 
 def _problem(code: str, detail: str) -> Problem:
-    return Problem(code=code, detail=detail, hint=_HINT, at=now_rfc3339())
-
-
-_HINT = "free some space, or let the application write there; until then events are kept in memory only"
+    return Problem(code=code, detail=detail, hint=DISK_HINT, at=now_rfc3339())

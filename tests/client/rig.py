@@ -1,4 +1,4 @@
-"""A server on a real socket that answers by the contract, in a thread of its own, and can be told to answer otherwise."""
+"""A server on a real socket that answers by the contract, in a thread of its own, or as a test wants it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+
+from pisyncd.client.blocking import TelemetryClient
 
 ROOT = Path(__file__).resolve().parents[2]
 USER = "11111111-1111-4111-8111-111111111111"
@@ -37,6 +39,7 @@ class Asked:
         return [item["itemData"] for item in self.body["items"]]
 
 
+Client = Callable[..., TelemetryClient]
 Answering = Callable[[Asked], web.Response | None]
 
 

@@ -2,33 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from pisyncd.client.blocking import TelemetryClient
-from .rig import QUESTION, SESSION, USER, Server
-
-Client = Callable[..., TelemetryClient]
-
-
-@pytest.fixture
-def client(server: Server, tmp_path: Path) -> Iterator[Client]:
-    """Makes clients that do not send by themselves unless told so."""
-    made: list[TelemetryClient] = []
-
-    def make(**options: Any) -> TelemetryClient:
-        settled = {"flush_count": 10_000, "flush_s": 10_000, "exit_s": 0.2, "user_id": USER}
-        made.append(TelemetryClient(**{"path": tmp_path / "queue.db", "socket": server.path, **settled, **options}))
-        # What it does on its own at the start is over; there is nothing to send yet.
-        made[-1].sync()
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close(0.5)
+from .rig import QUESTION, SESSION, USER, Client, Server
 
 
 def test_an_event_of_an_application_travels_as_it_was_captured(server: Server, client: Client) -> None:
