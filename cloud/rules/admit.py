@@ -30,11 +30,15 @@ from pisyncd.core.wire import ItemStatus, SyncStatus
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clocks:
-    """What a batch says of its device's clocks at the moment of sending; `boots` numbers the boots in it."""
+    """What a batch says of its device's clocks at the moment of sending; `boots` numbers the boots in it.
+
+    `echo`: the boottimes at which an earlier request left and was answered, and the cloud's time in the answer.
+    """
 
     boot_id: str | None = None
     boottime_ms: int | None = None
     boots: Mapping[str, int] = field(default_factory=dict)
+    echo: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

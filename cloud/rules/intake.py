@@ -69,7 +69,8 @@ class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /api/telemetry/batch: 1-500 items; each is judged alone.
 
     `sentBootId` and `sentBoottimeMs`: the device's boot and its monotonic clock at the moment of sending; `boots`: the
-    device's own count of the boots that the items name. From these every event of a boot gets its time.
+    device's own count of the boots that the items name; `echo`: the monotonic times at which an earlier request of this
+    boot left and was answered, and the cloud's time in that answer. From these every event of a boot gets its time.
     """
 
     batchId: Token
@@ -78,6 +79,7 @@ class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
     sentBootId: Token | None = None
     sentBoottimeMs: Big | None = None
     boots: Annotated[dict[Token, Seq], Meta(max_length=BATCH_ITEMS_MAX)] | None = None
+    echo: tuple[Big, Big, Big] | None = None
 
 
 ITEM_TYPES = frozenset(

@@ -49,6 +49,7 @@ class Sender:
         self._items = batch_items
         self._window = 1
         self._seeking = False
+        self._echo: tuple[int, int, int] | None = None
         self._bytes_max = BATCH_BYTES_MAX
         self._patient = patient
         self._misses = 0
@@ -101,7 +102,15 @@ class Sender:
         return 0.0
 
     async def _post(self, items: list[wire.Item]) -> wire.BatchAnswer:
-        return await self._uplink.batch(self._batch(items), self._timeout_s)
+        clock = self._outbox.db.clock
+        sent_ms = clock.boottime_ms()
+        answer = await self._uplink.batch(self._batch(items), self._timeout_s)
+        answered_ms = clock.boottime_ms()
+        cloud_ms = wire.from_rfc3339(answer.data.syncTime)
+        # the quickest answer tells the cloud's time best
+        if cloud_ms is not None and (self._echo is None or answered_ms - sent_ms < self._echo[1] - self._echo[0]):
+            self._echo = (sent_ms, answered_ms, cloud_ms)
+        return answer
 
     def _share(self) -> int:
         """Bytes of one batch, so that all under way together fit into memory."""
@@ -164,6 +173,7 @@ class Sender:
             sentAt=wire.rfc3339(clock.wall_ms()),
             sentBootId=clock.boot_id,
             sentBoottimeMs=clock.boottime_ms(),
+            echo=self._echo,
             boots=self._outbox.boots.numbers({item.boot_id for item in items if item.boot_id}),
         )
 

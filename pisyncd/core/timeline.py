@@ -12,6 +12,7 @@ What one boot says by itself are bounds for its offset. They `meet`, in any orde
 
     evidence                  the offset is                                  whose word
     claimed(wall, boottime)   wall - boottime +- error                       the device's: its clock is trusted
+    echoed(sent, answered, at) between at - answered and at - sent           the device's, of a proven answer
     received(at, boottime)    at most at - boottime                          the cloud's
     sent(at, boottime, max)   between at - max - boottime and at - boottime  the cloud's, needs no device clock
 
@@ -102,6 +103,14 @@ def sent(*, received_ms: int, boottime_ms: int, transit_max_ms: int) -> Bounds:
     """A batch left in the boot that sent it at boottime_ms, at most transit_max_ms before received_ms."""
     offset = _wall(received_ms) - _count(boottime_ms)
     return Bounds(low_ms=offset - _count(transit_max_ms) - _slack(boottime_ms), high_ms=offset + _slack(boottime_ms))
+
+
+def echoed(sent_ms: int, answered_ms: int, cloud_ms: int) -> Bounds:
+    """A request left at boottime sent_ms, and its answer, at boottime answered_ms, gave the cloud's time cloud_ms."""
+    return Bounds(
+        low_ms=_wall(cloud_ms) - _count(answered_ms) - _slack(answered_ms),
+        high_ms=_wall(cloud_ms) - _count(sent_ms) + _slack(sent_ms),
+    )
 
 
 def meet(*bounds: Bounds) -> Bounds:

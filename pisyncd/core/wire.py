@@ -103,6 +103,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sentBootId: str | None = None
     sentBoottimeMs: int | None = None
     boots: dict[str, int] | None = None
+    echo: tuple[int, int, int] | None = None
 
 
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

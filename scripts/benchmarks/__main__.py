@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import daemon, ingest, transfers
+from benchmarks import daemon, ingest, learning, transfers
 from benchmarks.result import Options, Result, Skipped
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "history": ingest.history,
     "repeated-failures": ingest.repeated_failures,
     "sync-event": ingest.sync_event,
+    "learning-events": learning.learning_events,
     "latency": daemon.latency,
     "sqlite-copies": daemon.sqlite_copies,
     "idle": daemon.idle,

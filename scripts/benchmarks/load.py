@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import os
 import select
 import socket
 import sys
@@ -20,9 +21,11 @@ _RECEIVE_BYTES = 64 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to send. In `body`, `@@SEQ@@` becomes a number of 12 digits that no other request of the run has.
+    """What to send. In `body`, `@@SEQ@@` becomes a number of 12 digits that no other request of the run has, and each
+    `@@RANDOM@@` 8 random hex digits of its own.
 
-    One connection per entry of `tokens`; `devices[i]`, when given, replaces `@@DEVICE@@` in the body and path.
+    One connection per entry of `tokens`; `devices[i]`, when given, replaces `@@DEVICE@@` in the body and path. With
+    `rate` so many requests a second are sent over all connections together, else each answer is followed by the next.
     """
 
     host: str
@@ -34,6 +37,7 @@ class Plan:
     devices: list[str] = dataclasses.field(default_factory=list)
     seconds: float = 10.0
     first_seq: int = 0
+    rate: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,19 +63,20 @@ class Connection:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         device = plan.devices[index] if plan.devices else ""
         body = plan.body.replace("@@DEVICE@@", device)
-        length = len(body.replace("@@SEQ@@", "0" * 12).encode())
+        filled = body.replace("@@SEQ@@", "0" * 12).replace("@@RANDOM@@", "0" * 8)
+        length = len(filled.encode())
         head = (
             f"{plan.method} {plan.path.replace('@@DEVICE@@', device)} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
             f"Authorization: Bearer {plan.tokens[index]}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {length}\r\n\r\n"
         )
-        self._parts = (head + body).encode().split(b"@@SEQ@@")
+        self._parts = [part.split(b"@@RANDOM@@") for part in (head + body).encode().split(b"@@SEQ@@")]
         self._received = b""
         self.sent_at = 0.0
 
     def send(self, seq: int) -> None:
         """Send the next request."""
-        self.sock.sendall((b"%012d" % seq).join(self._parts))
+        self.sock.sendall((b"%012d" % seq).join(map(_with_random, self._parts)))
         self.sent_at = time.perf_counter()
 
     def receive(self) -> bytes | None:
@@ -91,39 +96,49 @@ class Connection:
         return None
 
 
+def _with_random(pieces: list[bytes]) -> bytes:
+    """Join with 8 random hex digits at every joint."""
+    if len(pieces) == 1:
+        return pieces[0]
+    digits = os.urandom(4 * (len(pieces) - 1)).hex().encode()
+    mixed = [digits[8 * index : 8 * index + 8] for index in range(len(pieces) - 1)]
+    return b"".join(piece for pair in zip(pieces, [*mixed, b""], strict=True) for piece in pair)
+
+
 def run(plan: Plan) -> Outcome:
     """Keep all connections busy for the planned time, then collect what is under way."""
     connections = [Connection(plan, index) for index in range(len(plan.tokens))]
     by_descriptor = {connection.sock.fileno(): connection for connection in connections}
     poller = select.epoll()
-    seq = plan.first_seq
+    for descriptor in by_descriptor:
+        poller.register(descriptor, select.EPOLLIN)
+    idle = collections.deque(connections)
+    seq, busy, failures = plan.first_seq, 0, 0
     answers: collections.Counter[str] = collections.Counter()
     latencies: list[float] = []
-    failures = 0
     cpu_at_start, started = time.process_time(), time.perf_counter()
-    for descriptor, connection in by_descriptor.items():
-        poller.register(descriptor, select.EPOLLIN)
-        connection.send(seq)
-        seq += 1
-    busy = len(connections)
-    while busy:
-        for descriptor, _ in poller.poll():
+    while True:
+        now = time.perf_counter() - started
+        open_ended = now < plan.seconds
+        due = plan.first_seq + int(now * plan.rate) + 1 if plan.rate else seq + len(idle)
+        while open_ended and idle and seq < due:
+            idle.popleft().send(seq)
+            seq, busy = seq + 1, busy + 1
+        if not busy and not open_ended:
+            break
+        for descriptor, _ in poller.poll(0.0005 if plan.rate and idle else 1.0):
             connection = by_descriptor[descriptor]
             try:
                 status = connection.receive()
-                if status is None:
-                    continue
-                now = time.perf_counter()
-                latencies.append(now - connection.sent_at)
-                answers[status.decode()] += 1
-                if now - started < plan.seconds:
-                    connection.send(seq)
-                    seq += 1
-                    continue
             except OSError:
-                failures += 1
-            poller.unregister(descriptor)
-            busy -= 1
+                poller.unregister(descriptor)
+                failures, busy = failures + 1, busy - 1
+                continue
+            if status is not None:
+                latencies.append(time.perf_counter() - connection.sent_at)
+                answers[status.decode()] += 1
+                busy -= 1
+                idle.append(connection)
     elapsed = time.perf_counter() - started
     return _outcome(answers, failures, elapsed, latencies, time.process_time() - cpu_at_start)
 
