@@ -12,6 +12,7 @@ from cloud.api import openapi
 from cloud.api.operations import OPERATIONS
 from cloud.rules.intake import ItemIn
 from pisyncd import __version__
+from pisyncd.core import envelope
 
 SWAGGER = Path(__file__).parent.parent / "dashboard" / "static" / "swagger"
 _SERVED = {
@@ -49,10 +50,15 @@ _START = """window.ui = SwaggerUIBundle({
 """
 
 
+#: Lists whose entries are decoded one by one.
+_INNER = {"BatchIn.items": ItemIn, "EventsIn.events": envelope.EventIn}
+_PAYLOADS = tuple(kind for _, kind in envelope.TYPES.values())
+
+
 @cache
 def document() -> bytes:
     """The OpenAPI document as JSON."""
-    return msgspec.json.encode(openapi.document(OPERATIONS, version=__version__, inner={"BatchIn.items": ItemIn}))
+    return msgspec.json.encode(openapi.document(OPERATIONS, version=__version__, inner=_INNER, payloads=_PAYLOADS))
 
 
 async def get_document(_request: web.Request) -> web.Response:

@@ -59,14 +59,18 @@ class Operation:
     about: str = ""
 
 
-def document(operations: Sequence[Operation], *, version: str, inner: Mapping[str, Any]) -> Schema:
-    """The whole document. `inner` is the type of list items that are decoded one by one: {"BatchIn.items": ItemIn}."""
-    kinds = [*_kinds(operations), *inner.values()]
+def document(
+    operations: Sequence[Operation], *, version: str, inner: Mapping[str, Any], payloads: Sequence[Any]
+) -> Schema:
+    """The whole document. `inner` is the type of list items that are decoded one by one: {"BatchIn.items": ItemIn};
+    `payloads` are those that an event of envelope v1 may have."""
+    kinds = [*_kinds(operations), *inner.values(), *dict.fromkeys(payloads)]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     refs = dict(zip(map(id, kinds), schemas, strict=True))
     for place, kind in inner.items():
         owner, _, name = place.partition(".")
         components[owner]["properties"][name]["items"] = refs[id(kind)]
+    components["EventIn"]["properties"]["payload"] = {"anyOf": [refs[id(kind)] for kind in dict.fromkeys(payloads)]}
     paths: dict[str, Any] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, refs)

@@ -12,7 +12,7 @@ from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
 from cloud.rules import intake, tus
-from pisyncd.core import session, wire
+from pisyncd.core import envelope, session, track, wire
 
 _WHOLE = {"type": "integer", "minimum": 1}
 _TIME = {"type": "string", "format": "date-time"}
@@ -123,7 +123,40 @@ DEVICES = (
     ),
 )
 
+_LEARNER = Param(
+    name="PiSync-User",
+    place="header",
+    about="whom a device speaks of; a user's token says it already",
+    schema={"type": "string", "format": "uuid"},
+)
+
 TELEMETRY = (
+    Operation(
+        method="POST",
+        path="/api/telemetry/track",
+        name="postTrack",
+        tag="learning events",
+        summary="Record one event of any type",
+        about="The same `eventId` is answered as the first time; with other content it is 409. Nothing personal.",
+        auth="DU",
+        body=track.TrackIn,
+        params=(_LEARNER,),
+        replies=(Reply(about="kept", body=track.Tracked),),
+        refusals=(400, 408, 409, 413, 415, 422, 429, 503),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/telemetry/events",
+        name="postEvents",
+        tag="learning events",
+        summary="Record up to 50 events of envelope v1",
+        about="A bad event is skipped and counted. An event without `id` gets one from its content.",
+        auth="DU",
+        body=envelope.EventsIn,
+        params=(_LEARNER,),
+        replies=(Reply(about="how many were taken", body=envelope.EventsAnswer, frame="bare"),),
+        refusals=(400, 408, 413, 415, 422, 429, 503),
+    ),
     Operation(
         method="POST",
         path="/api/telemetry/batch",
@@ -135,14 +168,14 @@ TELEMETRY = (
         body=intake.BatchIn,
         params=(Param(name="Prefer", place="header", about="`return=minimal` lists only items that need attention"),),
         replies=(Reply(about="what became of each item", body=wire.BatchAnswer, frame="bare"),),
-        refusals=(400, 408, 413, 415, 422, 503),
+        refusals=(400, 408, 413, 415, 422, 429, 503),
     ),
     Operation(
         method="GET",
         path="/api/telemetry/status",
         name="getTelemetryStatus",
         tag="messages",
-        summary="How a device's messages fare",
+        summary="How the messages of a device or user fare",
         auth="DUV",
         params=(_DEVICE_QUERY,),
         replies=(Reply(about="the status", body=shapes.TelemetryStatus, frame="bare"),),
@@ -153,7 +186,7 @@ TELEMETRY = (
         path="/api/telemetry/batches",
         name="getBatches",
         tag="messages",
-        summary="The batch log of a device, newest first",
+        summary="The batch log of a device or user, newest first",
         auth="DUV",
         params=(_DEVICE_QUERY, *_paging(50)),
         replies=(Reply(about="a page", body=shapes.BatchLogOut, frame="list"),),

@@ -38,7 +38,9 @@ async def post_batch(request: web.Request) -> web.Response:
         sent_ms=None if batch.sentAt is None else problems.moment(batch.sentAt, "sentAt"),
     )
     facts = tuple(intake.item_fact(bytes(raw), sender, index) for index, raw in enumerate(batch.items))
-    clocks = Clocks(boot_id=batch.sentBootId, boottime_ms=batch.sentBoottimeMs, boots=batch.boots or {})
+    clocks = Clocks(
+        boot_id=batch.sentBootId, boottime_ms=batch.sentBoottimeMs, boots=batch.boots or {}, echo=batch.echo
+    )
     unit = Unit(dk=principal.dk, user_id=principal.user_id, facts=facts, batch_id=batch.batchId, clocks=clocks)
     taken = await services.ingest.take(unit)
     brief = "return=minimal" in request.headers.get("Prefer", "").replace(" ", "").lower()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud.flows import reconcile
+from cloud.flows import dating, reconcile
 from cloud.flows.figures import Figures
 from cloud.rules import admit, times
 from cloud.rules.admit import Outcome, Unit
@@ -167,6 +167,7 @@ class Ingest:
             outcomes, changes = admit.group(units, known, now_ms=now_ms, notify_after=self._notify_after)
             await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
             await learning.write(tx, changes)
+            await dating.date(tx, units, now_ms)
             await reconcile.reconcile(tx, [_session_fact(*each, now_ms) for each in changes.session_changes], now_ms)
             await tx.bulk("log_batches", self._batch_rows(group, outcomes, now_ms))
         return [

@@ -128,7 +128,7 @@ SHEDDABLE_MAX = 3
 class EventIn(msgspec.Struct, frozen=True, kw_only=True):
     """One event as an application sends it. `event_ts` of a client is not taken: the server sets it."""
 
-    event_type: str
+    event_type: Annotated[str, Meta(extra_json_schema={"enum": list(TYPES)})]
     session_id: Uuid
     payload: msgspec.Raw
     id: Uuid | None = None
@@ -143,7 +143,7 @@ class EventIn(msgspec.Struct, frozen=True, kw_only=True):
 class EventsIn(msgspec.Struct, frozen=True, kw_only=True):
     """The body of POST /v1/telemetry/events: at most 50 events, each judged alone."""
 
-    events: list[msgspec.Raw]
+    events: Annotated[list[msgspec.Raw], Meta(extra_json_schema={"maxItems": EVENTS_MAX})]
     source: Source | None = None
 
 
