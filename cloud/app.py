@@ -9,6 +9,7 @@ from aiohttp import web
 from cloud.api import (
     alerts,
     boundary,
+    browser,
     devices,
     docs,
     exports,
@@ -29,6 +30,7 @@ _PARTS: tuple[Any, ...] = (
     devices,
     telemetry,
     sessions,
+    browser,
     uploads,
     files,
     exports,

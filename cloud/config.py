@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_jwks: str = ""
     jwt_issuer: str = ""
     jwt_audience: str = ""
+    browser_origins: str = ""
     session_expiry_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
     sync_interval_s: Annotated[int, Meta(ge=60, le=3600)] = 300
     export_dir: str = ""
@@ -71,6 +72,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def database_url(self) -> str:
         """The database in use: `database`, or the SQLite file in `data`."""
         return self.database or str(Path(self.data) / "pisync.db")
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """`browser_origins` one by one: 'https://a.example,https://b.example'."""
+        return frozenset(filter(None, (each.strip().rstrip("/") for each in self.browser_origins.split(","))))
 
     @property
     def blobs(self) -> Path:

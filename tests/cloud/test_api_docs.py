@@ -14,7 +14,7 @@ from cloud.api.operations import OPERATIONS
 from cloud.app import build_app
 
 # Pages, and what only says that the process lives, are no part of the API.
-NOT_API = {"/", "/devices/{}", "/login", "/logout", "/style.css", "/livez", "/readyz"}
+NOT_API = {"/", "/devices/{}", "/login", "/logout", "/style.css", "/livez", "/readyz", "/telemetry.js"}
 
 
 def shape(path: str) -> str:
