@@ -105,6 +105,12 @@ def free_disk(path: Path) -> tuple[int, int]:
     return stats.f_bavail * stats.f_frsize, stats.f_blocks * stats.f_frsize
 
 
+def above_floor(path: Path, floor_bytes: int, floor_percent: float) -> bool:
+    """Whether the file system that holds `path` has more room than must stay free."""
+    free, total = free_disk(path)
+    return free > max(floor_bytes, total * floor_percent / 100)
+
+
 @contextlib.contextmanager
 def link_changes(changed: Callable[[], None]) -> Iterator[None]:
     """Calls `changed` in the running loop when an interface, an address or a route changes (rtnetlink(7)).

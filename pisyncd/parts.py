@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pisyncd import meters
+from pisyncd.activities.clerk import Clerk
 from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.finisher import Finisher
 from pisyncd.activities.janitor import Janitor
@@ -23,11 +26,12 @@ from pisyncd.core import backoff, link, plan, transfer
 from pisyncd.device import RunningDevice
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox
-from pisyncd.runtime.activity import Activity, Pulse, Stop, beat
+from pisyncd.runtime.activity import Activity, Pulse, Soon, Stop, beat
 from pisyncd.runtime.notify import Notifier
 from pisyncd.uplink import Uplink
 
 SPOOL = "spool"
+ARRIVED_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +63,9 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     sender = _sender(config, outbox, way, uplink, once=once)
     cycle = _cycle(config, outbox, lanes, sender, once=once)
     watcher = _watcher(config, outbox, way, pulse, once=once)
-    prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.queue.anything_owed)
+    prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.anything_owed)
     janitor = Janitor(outbox, config.state_dir / SPOOL)
+    clerk = _clerk(config, outbox, sender)
     device = RunningDevice(
         config=config,
         clock=clock,
@@ -96,6 +101,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         cycle,
         finisher if once else watcher,
         janitor,
+        clerk,
         Watchdog(pulse, notifier, device.status_line, deadline_s=config.watchdog.deadline_s),
     ]
     return Parts(
@@ -113,6 +119,24 @@ def _sender(config: Config, outbox: Outbox, way: Way, uplink: Uplink, *, once: b
     messages = config.messages
     outbox.messages.queue_max = messages.queue_max
     return Sender(outbox, uplink, way, batch_items=messages.batch_items, timeout_s=messages.timeout_s, patient=not once)
+
+
+def _clerk(config: Config, outbox: Outbox, sender: Sender) -> Clerk:
+    clerk = Clerk(outbox)
+    room, intake = config.disk, outbox.intake
+    intake.has_room = functools.partial(
+        meters.above_floor, config.state_dir, room.free_floor_bytes, room.free_floor_percent
+    )
+    # The sender waits for company itself; a burst of events need not wake it for each of them.
+    intake.arrived = Soon(sender.wake, ARRIVED_S).set
+    intake.shed = outbox.db.damaged = clerk.wake.set
+
+    def changed() -> None:
+        intake.arrived()
+        clerk.wake.set()
+
+    outbox.sessions.changed = changed
+    return clerk
 
 
 def _cycle(config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, *, once: bool) -> SyncCycle:

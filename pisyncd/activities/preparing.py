@@ -65,8 +65,7 @@ class Preparer:
 
     def has_room(self) -> bool:
         """Whether the disk is above its floor, so that something may be spooled."""
-        free, total = meters.free_disk(self.spool_dir.parent)
-        return free > max(self.rules.free_floor_bytes, total * self.rules.free_floor_percent / 100)
+        return meters.above_floor(self.spool_dir.parent, self.rules.free_floor_bytes, self.rules.free_floor_percent)
 
     def source_path(self, version: Version) -> bytes:
         """Where the version's file is. Raises SourceGone when its root is no longer configured."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import types
 import typing
@@ -79,6 +80,8 @@ def allowed(field: Field) -> str:
         return f"{words} from {number(meta.ge)} to {number(meta.le)}"
     if Path in (bare, *_args(bare)):
         return "an absolute path"
+    if bare == tuple[str, ...] and meta.examples:
+        return f"a list, such as {json.dumps(meta.examples)}"
     if bare == tuple[str, ...]:
         return 'a list of globs, such as ["*.tmp", "cache/**"]'
     if meta.pattern is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from pisyncd.config import environment, fields, identity, roots, schema, strict_
 from pisyncd.config.problems import InvalidConfig, Problem, Problems, did_you_mean
 from pisyncd.config.strict_yaml import Node
 
+# As browsers write it: lower case, no path.
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
 _BYTES_MAX = 1024 * 1024
 _SECRETS = ("token", "secret", "password", "key", "api_key", "auth")
 # Larger than the first must not be smaller: a section's rules between two settings.
@@ -46,6 +49,7 @@ def load(path: Path, environ: Mapping[str, str], *, root: Path = Path("/")) -> s
     _device_id(given, reader, root)
     _cloud(given, reader)
     _ordered(given, reader)
+    _intake(given, reader)
     if isinstance(given.get("watch"), tuple):
         given["watch"] = roots.check(given["watch"], reader.lines, problems)
     problems.raise_if_any()
@@ -194,6 +198,20 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _intake(given: dict[str, Any], reader: _Reader) -> None:
+    intake = given.get("intake")
+    if not isinstance(intake, dict):
+        return
+    lines = reader.lines
+    for origin in intake.get("origins", ()):
+        if not _ORIGIN.fullmatch(origin):
+            detail = f'"{origin[:80]}" is not an origin; allowed: http://host[:port] or https://host[:port], no path'
+            reader.problems.in_file(lines.get("intake.origins"), "intake.origins", detail)
+    if intake.get("port") and not intake.get("origins") and not intake.get("tokens_file"):
+        detail = "nobody may use the port; give origins, tokens_file or both"
+        reader.problems.in_file(lines.get("intake.port"), "intake.port", detail)
+
+
 def _ordered(given: dict[str, Any], reader: _Reader) -> None:
     defaults = {field.name: field.default for field in fields.of(schema.Config)}
     for section, low, high in _ORDERED:
@@ -221,4 +239,7 @@ def _build(given: dict[str, Any]) -> schema.Config:
     for name in ("state_dir", "runtime_dir"):
         if name in values:
             values[name] = Path(os.path.normpath(values[name]))
+    if "intake" in values and values["intake"].spool_dir is not None:
+        spool_dir = Path(os.path.normpath(values["intake"].spool_dir))
+        values["intake"] = msgspec.structs.replace(values["intake"], spool_dir=spool_dir)
     return schema.Config(**values)

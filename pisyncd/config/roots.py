@@ -46,7 +46,8 @@ def spare_own_state(config: Config) -> Config:
 
 def _spare(root: WatchRoot, config: Config) -> WatchRoot:
     own = []
-    for directory in (config.state_dir, config.runtime_dir):
+    intake = () if config.intake_dir.is_relative_to(config.state_dir) else (config.intake_dir,)
+    for directory in (config.state_dir, config.runtime_dir, *intake):
         if directory.is_relative_to(root.path) and directory != root.path:
             relative = re.sub(r"([*?\[\]])", r"[\1]", str(directory.relative_to(root.path)))
             own += [f"/{relative}", f"/{relative}/**"]

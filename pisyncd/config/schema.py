@@ -220,6 +220,41 @@ class Gateway(Struct, frozen=True, kw_only=True):
     ] = "pisync"
 
 
+class Intake(Struct, frozen=True, kw_only=True):
+    """Learning events of applications on this machine. The socket in runtime_dir takes them always."""
+
+    port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="Port on 127.0.0.1 for browsers and whatever cannot use the socket. 0: none. It needs "
+            "`origins`, `tokens_file` or both.",
+        ),
+    ] = 0
+    origins: Annotated[
+        tuple[str, ...],
+        Meta(
+            examples=["https://learn.example.org", "http://localhost:3000"],
+            description="Pages that may use the port, as scheme://host[:port].",
+        ),
+    ] = ()
+    tokens_file: Annotated[
+        Path | None,
+        Meta(
+            description="File with a line `name: token` for each application, made by `pisyncd app-token NAME`. With "
+            "it every request on the port needs a token, also of a page; without it an allowed page is enough."
+        ),
+    ] = None
+    spool_dir: Annotated[
+        Path | None,
+        Meta(
+            description="JSON lines files (*.jsonl) that are moved in here are taken in and removed. Default: `intake` "
+            "below `state_dir`. Outside of `state_dir` the service needs ReadWritePaths= for it."
+        ),
+    ] = None
+
+
 class Stop(Struct, frozen=True, kw_only=True):
     """Ending in good order."""
 
@@ -256,6 +291,7 @@ class Config(Struct, frozen=True, kw_only=True):
     disk: Disk = Disk()
     watchdog: Watchdog = Watchdog()
     gateway: Gateway = Gateway()
+    intake: Intake = Intake()
     stop: Stop = Stop()
 
     @property
@@ -267,6 +303,11 @@ class Config(Struct, frozen=True, kw_only=True):
     def spool_dir(self) -> Path:
         """Where bundles and snapshots wait."""
         return self.state_dir / "spool"
+
+    @property
+    def intake_dir(self) -> Path:
+        """Where JSON lines files are moved to."""
+        return self.intake.spool_dir or self.state_dir / "intake"
 
     @property
     def socket(self) -> Path:

@@ -13,6 +13,8 @@ from pisyncd.core import wire
 from pisyncd.core.errors import PiSyncError
 
 RETRYABLE = frozenset({408, 425, 429, 502, 503, 504, 507})
+#: Whatever the status: sending it again does not help.
+FINAL = frozenset({"shed"})
 
 
 class Refusal(PiSyncError):
@@ -63,7 +65,7 @@ def problem_body(
             code=code,
             hint=hint,
             request_id=request_id,
-            retryable=status in RETRYABLE,
+            retryable=status in RETRYABLE and code not in FINAL,
             errors=list(errors),
         )
     )

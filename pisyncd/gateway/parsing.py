@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from http import HTTPStatus
 from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
 
 from pisyncd.core import wire
+from pisyncd.core.problems import Refusal
 
-
-class Refusal(Exception):
-    """An answer that says no."""
-
-    def __init__(self, status: HTTPStatus, code: str, detail: str, hint: str = "") -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.hint = hint
+BODY_BYTES_MAX = 64 * 1024
 
 
 class RetryRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,13 +31,11 @@ def query(request: web.Request, *known: str) -> dict[str, str]:
     try:
         pairs = parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=20)
     except ValueError:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "query-invalid", "the query has too many parameters") from None
+        raise Refusal(400, "query-invalid", "the query has too many parameters") from None
     for name, value in pairs:
         if name not in known or name in found:
             allowed = f"allowed once each: {', '.join(known)}" if known else "none is allowed"
-            raise Refusal(
-                HTTPStatus.BAD_REQUEST, "query-invalid", f"the parameter {printable(name)} is not allowed", allowed
-            )
+            raise Refusal(400, "query-invalid", f"the parameter {printable(name)} is not allowed", hint=allowed)
         found[name] = value
     return found
 
@@ -57,18 +46,14 @@ def number(asked: Mapping[str, str], name: str, low: int, high: int, default: in
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and low <= int(text) <= high):
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "query-invalid", f"{name} must be a whole number from {low} to {high}"
-        )
+        raise Refusal(422, "query-invalid", f"{name} must be a whole number from {low} to {high}")
     return int(text)
 
 
 def path_bytes(text: str | None) -> bytes:
     """The raw bytes of a path. Raises Refusal when there is none, or none that a file can have."""
     if not text:
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "path-missing", "path is missing", "give ?path=/srv/learning/file"
-        )
+        raise Refusal(422, "path-missing", "path is missing", hint="give ?path=/srv/learning/file")
     raw = text.encode("utf-8", "surrogateescape")
     return possible(raw)
 
@@ -81,25 +66,26 @@ def asked_path(asked: RetryRequest) -> bytes:
 def possible(raw: bytes) -> bytes:
     """The path, if a file can have it. Raises Refusal."""
     if b"\0" in raw or len(raw) > wire.PATH_BYTES_MAX:
-        raise Refusal(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "path-invalid", "the path holds a NUL or is longer than 4096 bytes"
-        )
+        raise Refusal(422, "path-invalid", "the path holds a NUL or is longer than 4096 bytes")
     return raw
 
 
 async def body(request: web.Request) -> RetryRequest:
     """What to try again. Raises Refusal."""
     hint = 'send {"all": true}, {"id": 7} or {"path": "/srv/learning/file"}'
+    raw = await request.read()
+    if len(raw) > BODY_BYTES_MAX:
+        raise Refusal(413, "body-too-large", f"the body is larger than {BODY_BYTES_MAX} bytes")
     try:
-        asked = msgspec.json.decode(await request.read() or b"{}", type=RetryRequest)
+        asked = msgspec.json.decode(raw or b"{}", type=RetryRequest)
     except msgspec.ValidationError as error:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", str(error), hint) from None
+        raise Refusal(422, "body-invalid", str(error), hint=hint) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Refusal(HTTPStatus.BAD_REQUEST, "body-invalid", f"the body is not JSON: {error}", hint) from None
+        raise Refusal(400, "body-invalid", f"the body is not JSON: {error}", hint=hint) from None
     if sum((asked.all, asked.id is not None, asked.path is not None, asked.path_b64 is not None)) != 1:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", "say exactly one of all, id and path", hint)
+        raise Refusal(422, "body-invalid", "say exactly one of all, id and path", hint=hint)
     if asked.id is not None and not 0 < asked.id < 2**63:
-        raise Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, "body-invalid", "id must be a positive whole number", hint)
+        raise Refusal(422, "body-invalid", "id must be a positive whole number", hint=hint)
     return asked
 
 

@@ -1,4 +1,6 @@
-"""Binding the status socket: mode 0660, group pisync, never in another instance's way, gone after the stop."""
+"""Where the gateway answers: a socket of mode 0660 and group pisync, never in another instance's way and gone after the
+stop; and, when asked for, a port on the loopback interface for learning events.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,29 @@ import grp
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import structlog
 from aiohttp import web
 
+from pisyncd.config import Intake
 from pisyncd.core.errors import AlreadyRunning, FatalError
+from pisyncd.gateway.bodies import BYTES_MAX, Bodies
+from pisyncd.gateway.boundary import errors_as_problems
+from pisyncd.gateway.browsers import Browsers
 from pisyncd.gateway.handlers import Gateway
+from pisyncd.gateway.learning import Learning
 from pisyncd.gateway.ports import Device
+from pisyncd.gateway.sessions import LearnerSessions
+from pisyncd.gateway.tokens import Tokens
 from pisyncd.outbox import Outbox
 
 log = structlog.get_logger()
 
 MODE = 0o660
+LOOPBACK = "127.0.0.1"
+BACKLOG = 256
 ANSWER_S = 2.0
 SHUTDOWN_S = 2.0
 # sockaddr_un.sun_path with its final NUL.
@@ -42,27 +53,57 @@ async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path | None]:
 
     Raises AlreadyRunning when another instance answers there.
     """
+    bodies = Bodies()
+    learning = [*Learning(device, outbox, bodies).routes(), *LearnerSessions(outbox, bodies).routes()]
+    async with contextlib.AsyncExitStack() as stack:
+        path = await _open_socket(stack, device, [*Gateway(device, outbox).routes(), *learning])
+        if device.config.intake.port:
+            await _open_port(stack, device.config.intake, learning)
+        yield path
+
+
+async def _open_socket(stack: contextlib.AsyncExitStack, device: Device, routes: Sequence[web.RouteDef]) -> Path | None:
     path = device.config.socket
     try:
         listener = await bind(path, device.config.gateway.group)
     except SocketUnusable as error:
         # Learners' data is delivered even where nobody can look.
         log.error("gateway.unusable", detail=error.detail, hint=error.hint)
-        yield None
-        return
-    runner = web.AppRunner(
-        Gateway(device, outbox).app(), access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False
-    )
+        return None
+    # aiohttp leaves the file behind.
+    stack.callback(path.unlink, missing_ok=True)
+    stack.callback(listener.close)
+    app = web.Application(middlewares=[errors_as_problems], client_max_size=BYTES_MAX)
+    app.add_routes(routes)
+    await web.SockSite(await _runner(stack, app), listener).start()
+    log.info("gateway.opened", socket=str(path))
+    return path
+
+
+async def _open_port(stack: contextlib.AsyncExitStack, intake: Intake, routes: Sequence[web.RouteDef]) -> None:
+    tokens = None if intake.tokens_file is None else Tokens(intake.tokens_file)
+    browsers = Browsers(frozenset(intake.origins), tokens)
+    app = web.Application(middlewares=[errors_as_problems, browsers.guard], client_max_size=BYTES_MAX)
+    app.on_response_prepare.append(browsers.stamp)
+    app.add_routes(routes)
+    runner = await _runner(stack, app)
     try:
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        log.info("gateway.opened", socket=str(path))
-        yield path
-    finally:
-        await runner.cleanup()
-        listener.close()
-        # aiohttp leaves the file behind.
-        path.unlink(missing_ok=True)
+        await web.TCPSite(runner, LOOPBACK, intake.port, reuse_address=True).start()
+    except OSError as error:
+        # The socket and everything else work without it.
+        log.error("intake.port_unusable", port=intake.port, detail=error.strerror, hint="give intake.port a free port")
+        return
+    log.info("intake.opened", port=intake.port, origins=len(intake.origins), tokens=tokens is not None)
+
+
+async def _runner(stack: contextlib.AsyncExitStack, app: web.Application) -> web.AppRunner:
+    # aiohttp takes a body that is cut inside a zstd or gzip frame for a whole one, and has no limit for what comes out.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_S, handle_signals=False, auto_decompress=False
+    )
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    return runner
 
 
 async def bind(path: Path, group: str) -> socket.socket:
@@ -112,7 +153,7 @@ def _listen(path: Path, group: str) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(os.fspath(path))
         _share(path, group)
-        listener.listen(16)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

@@ -15,7 +15,9 @@ from pisyncd.outbox import salvage
 from pisyncd.outbox.books import Boots, Cycles, Ledger, Memory
 from pisyncd.outbox.db import Database, connect
 from pisyncd.outbox.files import Files, Queue
+from pisyncd.outbox.intake import Intake
 from pisyncd.outbox.messages import Messages
+from pisyncd.outbox.sessions import Sessions
 from pisyncd.runtime.clock import Clock
 
 log = structlog.get_logger()
@@ -37,6 +39,12 @@ class Outbox:
     cycles: Cycles
     memory: Memory
     boots: Boots
+    intake: Intake
+    sessions: Sessions
+
+    async def anything_owed(self) -> bool:
+        """Whether files or learning data wait; cheap."""
+        return await self.queue.anything_owed() or await self.messages.learning_owed()
 
 
 @contextlib.asynccontextmanager
@@ -88,6 +96,8 @@ async def _compose(db: Database) -> Outbox:
         cycles=Cycles(db, messages),
         memory=memory,
         boots=boots,
+        intake=Intake(db, messages),
+        sessions=Sessions(db, messages),
     )
 
 

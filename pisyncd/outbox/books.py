@@ -60,6 +60,10 @@ class Ledger:
     async def count(self) -> int:
         return int(await _sql.count_losses(self._db.reader))
 
+    async def count_of(self, what: str) -> int:
+        """How many things its entries of this kind speak of."""
+        return int(await _sql.count_lost(self._db.reader, what=what))
+
 
 class Cycles:
     """The sync cycles of this device, and the sync events that report them."""

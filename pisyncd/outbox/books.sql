@@ -15,6 +15,9 @@ VALUES (:what, :reason, :count, :bytes, :detail, :wall_ms);
 -- name: losses
 SELECT id, what, reason, count, bytes, detail, wall_ms FROM ledger ORDER BY id DESC LIMIT :most;
 
+-- name: count_lost$
+SELECT coalesce(sum(count), 0) FROM ledger WHERE what = :what;
+
 -- name: count_losses$
 SELECT count(*) FROM ledger;
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,9 +17,11 @@ import aiosql
 import aiosqlite
 import structlog
 from aiosql.adapters.aiosqlite import AioSQLiteAdapter
+from aiosql.adapters.sqlite3 import SQLite3Adapter
 
 from pisyncd.core.errors import SchemaTooNew
 from pisyncd.outbox.grouping import Group, Work, storage_trouble
+from pisyncd.outbox.salvage import means_damage
 from pisyncd.runtime.clock import Clock
 
 log = structlog.get_logger()
@@ -72,9 +74,23 @@ class OneHop(AioSQLiteAdapter):
         return None if row is None else row[0]
 
 
+class InThread(SQLite3Adapter):
+    """aiosql's driver for sqlite3, with every read done when it is called, and its rows by name."""
+
+    def select(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
+        return conn.execute(sql, parameters).fetchall()
+
+    def select_one(self, conn: Any, query_name: str, sql: str, parameters: Any, record_class: Any = None) -> Any:
+        return conn.execute(sql, parameters).fetchone()
+
+    def select_value(self, conn: Any, query_name: str, sql: str, parameters: Any) -> Any:
+        row = conn.execute(sql, parameters).fetchone()
+        return None if row is None else row[0]
+
+
 def queries(name: str, *, in_thread: bool = False) -> Any:
     """The named queries of `<name>.sql` beside this file; `in_thread`: those for use inside of `Database.write`."""
-    driver = "sqlite3" if in_thread else cast(Any, OneHop)
+    driver = cast(Any, InThread if in_thread else OneHop)
     return aiosql.from_path(HERE / f"{name}.sql", driver, mandatory_parameters=False)
 
 
@@ -93,6 +109,8 @@ class Database:
         self._lock = asyncio.Lock()
         self._group = Group(writer, self._lock, self._note_time)
         self._base_ms = 0
+        self.damage: sqlite3.DatabaseError | None = None
+        self.damaged: Callable[[], None] = lambda: None
 
     def now_ms(self) -> int:
         """Outbox time."""
@@ -123,7 +141,13 @@ class Database:
 
         Durable when it returns. Raises what `work` raises, and StorageBusy as `transaction` does.
         """
-        return await self._group.write(work)
+        try:
+            return await self._group.write(work)
+        except sqlite3.DatabaseError as error:
+            if means_damage(error):
+                self.damage = error
+                self.damaged()
+            raise
 
     def _note_time(self, db: sqlite3.Connection) -> None:
         _books_in_thread.set_cursor(db, name="last_at_ms", value=str(self.now_ms()))

@@ -30,6 +30,7 @@ PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, **L
 #: Which stream is sent first: losses before all else, then by priority.
 TURN = {**PRIORITY, wire.STREAM_LOSS: 11}
 REPORTS_SHED = "reports"
+ACKNOWLEDGED = "acknowledged_wall_ms"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +159,8 @@ class Messages:
             for stream, seq in received.items():
                 dropped += await _sql.accept_through(tx, stream=stream, seq=seq)
                 await _sql.mark_accepted(tx, stream=stream, seq=seq)
+            if dropped:
+                await _books.set_cursor(tx, name=ACKNOWLEDGED, value=str(self._db.clock.wall_ms()))
         return dropped
 
     async def hollow_out(self, item: wire.Item, code: str, ledger: Ledger) -> bool:
@@ -201,6 +204,15 @@ class Messages:
     async def acknowledged(self) -> int:
         """How many messages the cloud has acknowledged since this outbox was made."""
         return int(await _sql.acknowledged(self._db.reader))
+
+    async def acknowledged_wall_ms(self) -> int | None:
+        """When the cloud acknowledged something last."""
+        value = await _books.get_cursor(self._db.reader, name=ACKNOWLEDGED)
+        return None if value is None else int(value)
+
+    async def learning_owed(self) -> bool:
+        """Whether learning data waits; reports alone are not worth a look at the link."""
+        return any(each["stream"].startswith("learn") for each in await self.by_stream())
 
     async def owed(self) -> tuple[int, int, int | None]:
         """(messages, bytes, outbox time of the oldest)."""

@@ -50,6 +50,24 @@ class Wake:
         self._event.clear()
 
 
+class Soon:
+    """Sets a wake a little later, once for all that asked for it meanwhile."""
+
+    def __init__(self, wake: Wake, after_s: float) -> None:
+        self._wake = wake
+        self._after_s = after_s
+        self._asked = False
+
+    def set(self) -> None:
+        if not self._asked:
+            self._asked = True
+            asyncio.get_running_loop().call_later(self._after_s, self._go)
+
+    def _go(self) -> None:
+        self._asked = False
+        self._wake.set()
+
+
 class Activity(Protocol):
     """One loop of the daemon."""
 

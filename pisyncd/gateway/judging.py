@@ -1,0 +1,142 @@
+"""What applications send, judged piece by piece. Pure: bytes in, pieces or reasons out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from pisyncd.core import envelope, problems, track, wire
+from pisyncd.core.envelope import Rejection, Source
+from pisyncd.core.problems import Refusal
+from pisyncd.outbox import arrivals
+from pisyncd.outbox.arrivals import OfSession
+from pisyncd.outbox.intake import Piece
+
+ITEM_BYTES_MAX = 64 * 1024
+#: What an application may send; the other types are the device's own.
+ITEM_TYPES = ("event", "progress", "assessment", "profile", "enrollment")
+
+Token = Annotated[str, Meta(pattern=r"^[!-~]{1,128}$(?!\n)")]
+
+
+class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of POST /api/telemetry/batch: 1-500 items; each is judged alone."""
+
+    batchId: Token
+    items: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=wire.BATCH_ITEMS_MAX)]
+
+
+class ItemIn(msgspec.Struct, frozen=True, kw_only=True):
+    """One item. Streams and numbers are the device's own: those of an application are not looked at."""
+
+    itemType: str
+    itemData: msgspec.Raw
+    id: Token | None = None
+
+
+class _Named(msgspec.Struct, frozen=True, kw_only=True):
+    id: Token
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    event_version: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """One item of a batch: what is to be taken in, or why it is not. `item_id` '' is that of the event."""
+
+    item_id: str
+    found: Piece | Rejection
+
+
+_batch_decoder = msgspec.json.Decoder(BatchIn)
+_item_decoder = msgspec.json.Decoder(ItemIn)
+_named_decoder = msgspec.json.Decoder(_Named)
+_version_decoder = msgspec.json.Decoder(_Version)
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def batch(body: bytes) -> BatchIn:
+    """Raises Refusal 400 or 422 for the envelope; items are not looked into."""
+    try:
+        return _batch_decoder.decode(body)
+    except _UNREADABLE as error:
+        raise problems.unreadable(body, BatchIn, error) from None
+
+
+def of_session(raw: bytes, source: Source | None, user_id: str | None) -> OfSession | Rejection:
+    """An event of envelope v1; `user_id` is the one that the request names."""
+    event = envelope.judge(raw, source=source, user_id=user_id)
+    if isinstance(event, Rejection):
+        return event
+    if user_id and event.user_id != user_id:
+        detail = "user_id is not the user that PiSync-User names"
+        return Rejection(code="session-not-yours", detail=detail, session_id=event.session_id)
+    return OfSession(raw=raw, source=source, event=event)
+
+
+def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
+    """One item of a batch. Never raises for what a client sent."""
+    try:
+        asked = _item_decoder.decode(raw)
+        text = bytes(asked.itemData).decode("utf-8")
+    except _UNREADABLE as error:
+        return Judged(item_id=_name(raw) or fallback_id, found=Rejection(code="item-invalid", detail=str(error)[:300]))
+    item_id = asked.id or fallback_id
+    if asked.itemType not in ITEM_TYPES:
+        unknown = Rejection(code="item-type-unknown", detail=f"known: {', '.join(ITEM_TYPES)}")
+        return Judged(item_id=item_id, found=unknown)
+    found = _event(asked, user_id) if asked.itemType == "event" else _other(asked, text, item_id)
+    return Judged(item_id=item_id if isinstance(found, Rejection) else asked.id or "", found=found)
+
+
+def is_envelope(data: bytes) -> bool:
+    """Whether an event says `event_version`."""
+    if b"event_version" not in data:
+        return False
+    try:
+        return _version_decoder.decode(data).event_version is not None
+    except _UNREADABLE:
+        return False
+
+
+def _event(asked: ItemIn, user_id: str | None) -> Piece | Rejection:
+    data = bytes(asked.itemData)
+    if is_envelope(data):
+        return of_session(data, None, user_id)
+    try:
+        event = track.decode_item(data)
+    except Refusal as refusal:
+        return rejection(refusal)
+    event_id = event.id or asked.id or f"auto-{event.digest.hex()}"
+    return arrivals.tracked(event, event_id, user_id or "")
+
+
+def rejection(refusal: Refusal) -> Rejection:
+    """A refused event among others."""
+    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
+    code = refusal.code if refusal.code in ("personal-data", "event-too-large") else "item-invalid"
+    return Rejection(code=code, detail=detail[:300])
+
+
+def _other(asked: ItemIn, text: str, item_id: str) -> Piece | Rejection:
+    if len(text) > ITEM_BYTES_MAX:
+        return Rejection(code="item-too-large", detail=f"at most {ITEM_BYTES_MAX} bytes")
+    try:
+        # Looked into once, so that what is kept can be read by everybody: a database's own limits are lower.
+        msgspec.json.decode(text, type=dict)
+    except _UNREADABLE as error:
+        return Rejection(code="item-invalid", detail=f"itemData is an object: {error}"[:300])
+    return arrivals.other(asked.itemType, item_id, text)
+
+
+def _name(raw: bytes) -> str:
+    try:
+        return _named_decoder.decode(raw).id
+    except _UNREADABLE:
+        return ""
