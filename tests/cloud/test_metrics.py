@@ -214,14 +214,6 @@ async def test_what_devices_hold(cloud: Cloud) -> None:
     assert found["pisync_export_ranges_failing",] == found["pisync_export_failed_runs",] == 0
 
 
-async def test_the_figures_are_told_without_a_database(cloud_lite: Cloud) -> None:
-    """They matter most when it is gone: what it said last remains, and that it is gone is told."""
-    await cloud_lite.enroll("pi-1")
-    await cloud_lite.services.watch.step()
-    async with cloud_lite.services.db.reading(), cloud_lite.services.db.reading(), cloud_lite.services.db.reading():
-        assert (await scraped(cloud_lite))["pisync_devices",] == 1
-
-
 async def test_the_events_of_session_calls_are_counted(cloud_lite: Cloud) -> None:
     device = {**await cloud_lite.enroll("pi-1"), "PiSync-User": USER}
     body = {"mode": "practice", "question_ids": [str(uuid.uuid4())]}
