@@ -48,10 +48,10 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boot:
-    """What is known of one boot by itself. Two boots with one number (a copied card) have no order."""
+    """What is known of one boot by itself."""
 
     boot_id: str
-    number: int  # the device counts its boots
+    number: int  # the device counts its boots from 1; 0, or one that two boots have (a copied card), gives no order
     last_boottime_ms: int = 0  # the largest seen, that of sending included
     cloud: Bounds = Bounds()  # received and sent
     claim: Bounds = Bounds()  # claimed
@@ -107,10 +107,8 @@ def sent(*, received_ms: int, boottime_ms: int, transit_max_ms: int) -> Bounds:
 
 def echoed(sent_ms: int, answered_ms: int, cloud_ms: int) -> Bounds:
     """A request left at boottime sent_ms, and its answer, at boottime answered_ms, gave the cloud's time cloud_ms."""
-    return Bounds(
-        low_ms=_wall(cloud_ms) - _count(answered_ms) - _slack(answered_ms),
-        high_ms=_wall(cloud_ms) - _count(sent_ms) + _slack(sent_ms),
-    )
+    low = _wall(cloud_ms) - _count(answered_ms) - _slack(answered_ms)
+    return Bounds(low_ms=low, high_ms=_wall(cloud_ms) - _count(sent_ms) + _slack(sent_ms))
 
 
 def meet(*bounds: Bounds) -> Bounds:
@@ -161,8 +159,9 @@ class _Line:
     def __init__(self, boots: Collection[Boot], floor_ms: int | None) -> None:
         self.boots = sorted(boots, key=lambda boot: (boot.number, boot.boot_id))
         count = Counter(boot.number for boot in self.boots)
+        alone = [boot.number > 0 and count[boot.number] == 1 for boot in self.boots]
         lengths = [max(0, _count(boot.last_boottime_ms) - _slack(boot.last_boottime_ms)) for boot in self.boots]
-        ordered = [count[a.number] == count[b.number] == 1 for a, b in pairwise(self.boots)]
+        ordered = map(all, pairwise(alone))
         self.steps = [length if known else None for length, known in zip(lengths, ordered, strict=False)]
         floor = -inf if floor_ms is None else _wall(floor_ms)
         self.by_cloud = [_by_cloud(boot, floor) for boot in self.boots]
@@ -186,7 +185,7 @@ def _by_cloud(boot: Boot, floor: float) -> chain.Pair:
 def _fitting(boot: Boot, around: chain.Pair) -> chain.Pair:
     claim = _pair(boot.claim)
     low, high = chain.both(claim, around)
-    return claim if low <= high and claim[0] <= claim[1] else (-inf, inf)
+    return claim if low <= high else (-inf, inf)
 
 
 def _span(boot: Boot, pair: chain.Pair, own: chain.Pair, ignored: bool) -> Span:
@@ -201,11 +200,11 @@ def _pair(bounds: Bounds) -> chain.Pair:
 
 
 def _wall(wall_ms: int) -> int:
-    return min(max(wall_ms, -NUMBER_MAX), NUMBER_MAX)
+    return _count(wall_ms, least=-NUMBER_MAX)
 
 
-def _count(ms: int) -> int:
-    return min(max(ms, 0), NUMBER_MAX)
+def _count(ms: int, *, least: int = 0) -> int:
+    return min(max(ms, least), NUMBER_MAX)
 
 
 def _slack(boottime_ms: int) -> int:
