@@ -1,8 +1,9 @@
-"""The command line of the daemon: run, once, check-config.
+"""The command line of the daemon: run, once, check-config, app-token.
 
 exit code | meaning
 ----------|--------------------------------------------------------------
-0         | run: stopped in good order; once: everything owed is delivered; check-config: all is right
+0         | run: stopped in good order; once: everything owed is delivered; check-config: all is right;
+          | app-token: the token is on standard output
 2         | the command line is wrong
 70        | an internal fault; the traceback is in the log
 75        | once: not everything is delivered, or another pisyncd is running
@@ -22,7 +23,7 @@ from pathlib import Path
 # First of all, because it keeps what structlog would drag in out of the process.
 from pisyncd import log, tcp
 from pisyncd.config import Config, advice, load, read_token
-from pisyncd.core.errors import FatalError
+from pisyncd.core.errors import ConfigError, FatalError
 from pisyncd.runtime import memory
 
 DEFAULT_CONFIG = Path("/etc/pisyncd/pisyncd.yaml")
@@ -40,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load(arguments.config, os.environ)
         if arguments.command == "check-config":
             return _check(arguments.config, config)
+        if arguments.command == "app-token":
+            return _app_token(arguments.name, config)
         log.configure(config.log.level, config.log.format)
         return _start(arguments, config)
     except KeyboardInterrupt:
@@ -61,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", "run until stopped; this is what systemd starts"),
         ("once", "deliver everything owed once, then exit: 0 delivered, 75 not everything"),
         ("check-config", "check the configuration and say everything that is wrong with it"),
+        ("app-token", "make a token for an application that uses intake.port; an old one of the name ends"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -70,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help=f"configuration file (default {DEFAULT_CONFIG})",
         )
+        if name == "app-token":
+            command.add_argument("name", metavar="NAME", help="the application's name: letters, digits, . _ -")
     return root
 
 
@@ -84,6 +90,21 @@ def _check(path: Path, config: Config) -> int:
     if config.cloud.ca_file is not None:
         tcp.authorities(config.cloud.ca_file)
     print("all is right")
+    return 0
+
+
+def _app_token(name: str, config: Config) -> int:
+    if config.intake.tokens_file is None:
+        hint = "set it, such as `tokens_file: /etc/pisyncd/app-tokens`, and reload the daemon"
+        raise ConfigError("intake.tokens_file is not set", code="tokens-file-missing", hint=hint)
+    with memory.lean_imports():
+        from pisyncd.gateway import tokens
+    try:
+        token = tokens.add(config.intake.tokens_file, name, owner_like=config.state_dir)
+    except OSError as error:
+        raise ConfigError(f"{config.intake.tokens_file}: {error.strerror}", hint="run it with sudo") from error
+    print(f"{name} may use port {config.intake.port or '(intake.port is not set)'} with this token:", file=sys.stderr)
+    print(token)
     return 0
 
 

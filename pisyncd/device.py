@@ -9,10 +9,11 @@ from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.place import Mode
 from pisyncd.activities.prober import Prober
+from pisyncd.activities.spool import Spool
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way
 from pisyncd.config import Config
-from pisyncd.gateway.ports import LinkView, RootView, TransferView
+from pisyncd.gateway.ports import LinkView, RootView, SpoolView, TransferView
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Pulse
 from pisyncd.runtime.clock import Clock
@@ -47,6 +48,7 @@ class RunningDevice:
         cycle: SyncCycle,
         pulse: Pulse,
         prober: Prober,
+        spool: Spool,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -56,6 +58,7 @@ class RunningDevice:
         self._lanes = lanes
         self._watcher = watcher
         self._cycle = cycle
+        self._spool = spool
         self.prober = prober
         self.pulse = pulse
 
@@ -98,6 +101,12 @@ class RunningDevice:
             )
             for root in self._watcher.status
         ]
+
+    def spool(self) -> SpoolView:
+        status = self._spool.status
+        return SpoolView(
+            path=str(self.config.intake_dir), files=status.files, paused=status.paused, refused=status.refused
+        )
 
     def settling_s(self, root: str, path: bytes) -> float | None:
         return self._watcher.settling_s(root, path)
@@ -142,5 +151,6 @@ class RunningDevice:
         await self._cycle.close()
 
     def close(self) -> None:
-        """Gives back what the watcher holds."""
+        """Gives back what the watchers hold."""
         self._watcher.close()
+        self._spool.close()

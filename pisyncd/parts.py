@@ -17,6 +17,7 @@ from pisyncd.activities.preparing import Preparer, PrepareRules
 from pisyncd.activities.prober import Prober
 from pisyncd.activities.rescuer import Rescuer
 from pisyncd.activities.sender import Sender
+from pisyncd.activities.spool import Spool
 from pisyncd.activities.uploader import Lane
 from pisyncd.activities.watchdog import Watchdog
 from pisyncd.activities.watcher import Watcher
@@ -66,6 +67,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.anything_owed)
     janitor = Janitor(outbox, config.state_dir / SPOOL)
     clerk = _clerk(config, outbox, sender)
+    spool = Spool(outbox, config.intake_dir)
     device = RunningDevice(
         config=config,
         clock=clock,
@@ -76,6 +78,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         cycle=cycle,
         pulse=pulse,
         prober=prober,
+        spool=spool,
     )
     finisher = Finisher(
         outbox=outbox,
@@ -87,6 +90,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         stop=stop,
         tries_max=config.sync.retries_max,
         settle_s=config.settle.force_s,
+        spool=spool,
     )
     sender.forgotten = lanes.doubt
     lanes.doubted = finisher.look_again if once else watcher.look_again
@@ -102,6 +106,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         finisher if once else watcher,
         janitor,
         clerk,
+        *([] if once else [spool]),
         Watchdog(pulse, notifier, device.status_line, deadline_s=config.watchdog.deadline_s),
     ]
     return Parts(
@@ -170,7 +175,7 @@ def _watcher(config: Config, outbox: Outbox, way: Way, pulse: Pulse, *, once: bo
         outbox.files,
         outbox.db.clock,
         wake_uploader=way.rouse,
-        avoid=[config.state_dir, config.runtime_dir],
+        avoid=[config.state_dir, config.runtime_dir, config.intake_dir],
         # a slow card takes minutes to scan; each batch of a scan is progress
         beat=lambda: None if once else pulse.expect("watcher", deadline_s),
         deadline_s=deadline_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.sender import Sender
+from pisyncd.activities.spool import Spool
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way
 from pisyncd.outbox import Outbox
@@ -31,6 +32,7 @@ class Finisher:
         stop: Stop,
         tries_max: int,
         settle_s: float,
+        spool: Spool,
     ) -> None:
         self.wake = Wake()
         self.delivered = False
@@ -43,6 +45,7 @@ class Finisher:
         self._stop = stop
         self._tries_max = tries_max
         self._settle_s = settle_s
+        self._spool = spool
         self._swept = False
         self._told = False
 
@@ -54,6 +57,7 @@ class Finisher:
     async def step(self) -> float:
         """Looks whether the end is reached."""
         if not self._swept:
+            await self._spool.sweep()
             await self._watcher.sweep()
             self._swept = True
             self._way.rouse()
@@ -89,6 +93,7 @@ class Finisher:
             return LOOK_S
         files, _, _ = await self._outbox.queue.owed()
         failed = await self._outbox.queue.count_failures()
-        self.delivered = messages == 0 and files == 0 and failed == 0
+        spooled = self._spool.status.paused != ""
+        self.delivered = messages == 0 and files == 0 and failed == 0 and not spooled
         self._stop.set()
         return LOOK_S

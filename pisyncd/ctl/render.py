@@ -31,6 +31,7 @@ def status(answer: Json, width: int) -> list[str]:
     lines += [line for moving in answer["transfers"] for line in _moving(moving, _held_up(answer), width)]
     lines += _cycles(answer["cycles"][:3], width)
     lines += [line for root in answer["roots"] for line in _root(root, width)]
+    lines += _intake(answer["intake"], width)
     lines += _disk(answer["disk"], width)
     if answer["losses_total"]:
         count = answer["losses_total"]
@@ -240,6 +241,20 @@ def _root(root: Json, width: int) -> Iterator[str]:
     if root["detail"]:
         text += f" ({root['detail']})"
     yield from labelled("Watching", text, width)
+
+
+def _intake(intake: Json, width: int) -> list[str]:
+    spool = intake["spool"]
+    if not (intake["taken"] or intake["sessions_active"] or intake["shedding"] or spool["files"] or spool["refused"]):
+        return []
+    parts = [f"{intake['taken']} taken since the start", f"{intake['sessions_active']} sessions going on"]
+    if intake["shedding"]:
+        parts.append(f"behaviour is not taken ({intake['shedding']})")
+    if spool["files"]:
+        parts.append(f"{spool['files']} files wait in {plain(spool['path'])}")
+    if spool["refused"]:
+        parts.append(f"{spool['refused']} lines refused, see {plain(spool['path'])}/rejected")
+    return labelled("Learning", ", ".join(parts), width)
 
 
 def _disk(disk: Json, width: int) -> list[str]:

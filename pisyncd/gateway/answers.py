@@ -20,6 +20,7 @@ from pisyncd.gateway.views import (
     DiskView,
     FailurePage,
     HistoryPage,
+    IntakeView,
     Moving,
     QueuePage,
     QueueTotals,
@@ -42,6 +43,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
     failures_total, paused = await outbox.queue.count_failures(), device.paused()
     failures = [rows.failure_of(row, outbox.db.now_ms()) for row in await outbox.queue.failures(STATUS_FAILURES)]
     moving, roots = await transfers(device, outbox), list(device.roots())
+    learning = await intake(device, outbox)
     word, summary, advice = verdict.judge(
         verdict.Facts(
             link=link,
@@ -51,6 +53,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
             failures_total=failures_total,
             failures=failures,
             roots=roots,
+            spool=learning.spool,
             disk=room,
             stuck=stuck,
             config_fault=device.config_fault,
@@ -73,10 +76,21 @@ async def status(device: Device, outbox: Outbox) -> Status:
         losses_total=await outbox.ledger.count(),
         losses=[rows.loss_of(row) for row in await outbox.ledger.newest(STATUS_LOSSES)],
         roots=roots,
+        intake=learning,
         disk=room,
         stuck=stuck,
         config_fault=device.config_fault,
         versions=versions(),
+    )
+
+
+async def intake(device: Device, outbox: Outbox) -> IntakeView:
+    """What applications told."""
+    return IntakeView(
+        taken=outbox.intake.taken,
+        shedding=outbox.intake.shedding,
+        sessions_active=await outbox.sessions.count_active(),
+        spool=device.spool(),
     )
 
 
@@ -94,7 +108,7 @@ async def totals_of(outbox: Outbox) -> QueueTotals:
     ]
     messages = [
         ClassBacklog(
-            name=f"messages, {row['stream'].partition('-')[0]}",
+            name=_class_of(row["stream"].partition("-")[0]),
             count=row["messages"],
             bytes=row["bytes"],
             oldest_s=rows.age_s(now, row["oldest_at_ms"]),
@@ -203,6 +217,11 @@ def versions() -> Versions:
         kernel=kernel.release,
         machine=kernel.machine,
     )
+
+
+def _class_of(stream: str) -> str:
+    """'event' -> 'messages, event', 'learn8' -> 'learning, priority 8'."""
+    return f"learning, priority {stream[5:]}" if stream.startswith("learn") else f"messages, {stream}"
 
 
 def _sum(classes: list[ClassBacklog]) -> Backlog:

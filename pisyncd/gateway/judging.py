@@ -8,11 +8,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from pisyncd.core import envelope, problems, track, wire
-from pisyncd.core.envelope import Rejection, Source
+from pisyncd.core import problems, track, wire
+from pisyncd.core.envelope import Rejection
 from pisyncd.core.problems import Refusal
 from pisyncd.outbox import arrivals
-from pisyncd.outbox.arrivals import OfSession
 from pisyncd.outbox.intake import Piece
 
 ITEM_BYTES_MAX = 64 * 1024
@@ -41,10 +40,6 @@ class _Named(msgspec.Struct, frozen=True, kw_only=True):
     id: Token
 
 
-class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    event_version: int | None = None
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
     """One item of a batch: what is to be taken in, or why it is not. `item_id` '' is that of the event."""
@@ -56,7 +51,6 @@ class Judged:
 _batch_decoder = msgspec.json.Decoder(BatchIn)
 _item_decoder = msgspec.json.Decoder(ItemIn)
 _named_decoder = msgspec.json.Decoder(_Named)
-_version_decoder = msgspec.json.Decoder(_Version)
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -67,17 +61,6 @@ def batch(body: bytes) -> BatchIn:
         return _batch_decoder.decode(body)
     except _UNREADABLE as error:
         raise problems.unreadable(body, BatchIn, error) from None
-
-
-def of_session(raw: bytes, source: Source | None, user_id: str | None) -> OfSession | Rejection:
-    """An event of envelope v1; `user_id` is the one that the request names."""
-    event = envelope.judge(raw, source=source, user_id=user_id)
-    if isinstance(event, Rejection):
-        return event
-    if user_id and event.user_id != user_id:
-        detail = "user_id is not the user that PiSync-User names"
-        return Rejection(code="session-not-yours", detail=detail, session_id=event.session_id)
-    return OfSession(raw=raw, source=source, event=event)
 
 
 def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
@@ -95,33 +78,16 @@ def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
     return Judged(item_id=item_id if isinstance(found, Rejection) else asked.id or "", found=found)
 
 
-def is_envelope(data: bytes) -> bool:
-    """Whether an event says `event_version`."""
-    if b"event_version" not in data:
-        return False
-    try:
-        return _version_decoder.decode(data).event_version is not None
-    except _UNREADABLE:
-        return False
-
-
 def _event(asked: ItemIn, user_id: str | None) -> Piece | Rejection:
     data = bytes(asked.itemData)
-    if is_envelope(data):
-        return of_session(data, None, user_id)
+    if arrivals.is_envelope(data):
+        return arrivals.judge_event(data, None, user_id)
     try:
         event = track.decode_item(data)
     except Refusal as refusal:
-        return rejection(refusal)
+        return arrivals.rejection(refusal)
     event_id = event.id or asked.id or f"auto-{event.digest.hex()}"
     return arrivals.tracked(event, event_id, user_id or "")
-
-
-def rejection(refusal: Refusal) -> Rejection:
-    """A refused event among others."""
-    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
-    code = refusal.code if refusal.code in ("personal-data", "event-too-large") else "item-invalid"
-    return Rejection(code=code, detail=detail[:300])
 
 
 def _other(asked: ItemIn, text: str, item_id: str) -> Piece | Rejection:

@@ -80,7 +80,7 @@ class Learning:
         user_id = session.named_user(request.headers.get(session.USER_HEADER))
         async with self._bodies.of(request) as body:
             asked = envelope.decode_events(body)
-            judged = [judging.of_session(bytes(raw), asked.source, user_id) for raw in asked.events]
+            judged = [arrivals.judge_event(bytes(raw), asked.source, user_id) for raw in asked.events]
             pieces = [each for each in judged if not isinstance(each, Rejection)]
             outcomes = iter(await self._outbox.intake.take(pieces) if pieces else ())
         reasons: list[Reason] = []

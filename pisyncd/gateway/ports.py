@@ -57,6 +57,15 @@ class RootView(Struct, frozen=True, kw_only=True):
     scanned_ago_s: float | None = None
 
 
+class SpoolView(Struct, frozen=True, kw_only=True):
+    """The directory for JSON lines files: `files` wait, `paused` says why; `refused` lines since the start."""
+
+    path: str
+    files: int = 0
+    paused: str = ""
+    refused: int = 0
+
+
 class Device(Protocol):
     """The running daemon."""
 
@@ -77,6 +86,8 @@ class Device(Protocol):
         """Those that move now."""
 
     def roots(self) -> Sequence[RootView]: ...
+
+    def spool(self) -> SpoolView: ...
 
     def settling_s(self, root: str, path: bytes) -> float | None:
         """Seconds until a changed file is offered; None when it is not waiting to settle."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pisyncd.core.units import size
-from pisyncd.gateway.ports import LinkView, RootView
+from pisyncd.gateway.ports import LinkView, RootView, SpoolView
 from pisyncd.gateway.views import DiskView, FailureView, QueueTotals, Verdict
 
 _LINK_WORDS = {
@@ -29,6 +29,7 @@ class Facts:
     failures_total: int
     failures: Sequence[FailureView]
     roots: Sequence[RootView]
+    spool: SpoolView
     disk: DiskView
     stuck: Sequence[str]
     config_fault: str
@@ -105,6 +106,8 @@ def _remarks(facts: Facts) -> Iterator[str]:
     for root in facts.roots:
         if root.state == "waiting":
             yield f"{root.path} is not there; it is waited for ({root.detail or 'is the disk plugged in?'})"
+    if facts.spool.paused:
+        yield f"learning events in {facts.spool.path} wait ({facts.spool.files} files): {facts.spool.paused}"
     if facts.link.fault_code and facts.link.fault_code not in _FOR_A_PERSON:
         yield f"the last attempt failed ({facts.link.backoff_reason}); {facts.link.fault_hint or 'it is tried again'}"
     postponed = sum(1 for failure in facts.failures if not failure.final)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from pisyncd.gateway.ports import LinkView, RootView
+from pisyncd.gateway.ports import LinkView, RootView, SpoolView
 
 Verdict = Literal["ok", "sending", "waiting", "offline", "paused", "attention"]
 
@@ -117,6 +117,15 @@ class DiskView(Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
+class IntakeView(Struct, frozen=True, kw_only=True):
+    """Learning events: `taken` since the start, `shedding` why behaviour is not taken now, sessions that go on."""
+
+    taken: int
+    shedding: str
+    sessions_active: int
+    spool: SpoolView
+
+
 class Versions(Struct, frozen=True, kw_only=True):
     """What runs here."""
 
@@ -146,6 +155,7 @@ class Status(Struct, frozen=True, kw_only=True):
     losses_total: int
     losses: list[LossView]
     roots: list[RootView]
+    intake: IntakeView
     disk: DiskView
     stuck: list[str]
     config_fault: str

@@ -18,6 +18,7 @@ from pisyncd.outbox.files import Files, Queue
 from pisyncd.outbox.intake import Intake
 from pisyncd.outbox.messages import Messages
 from pisyncd.outbox.sessions import Sessions
+from pisyncd.outbox.spooled import Spooled
 from pisyncd.runtime.clock import Clock
 
 log = structlog.get_logger()
@@ -41,6 +42,7 @@ class Outbox:
     boots: Boots
     intake: Intake
     sessions: Sessions
+    spooled: Spooled
 
     async def anything_owed(self) -> bool:
         """Whether files or learning data wait; cheap."""
@@ -87,6 +89,7 @@ async def _compose(db: Database) -> Outbox:
     await boots.open()
     messages = Messages(db, outbox_id)
     ledger = Ledger(db, messages)
+    intake = Intake(db, messages)
     return Outbox(
         db=db,
         files=Files(db, messages, ledger),
@@ -96,8 +99,9 @@ async def _compose(db: Database) -> Outbox:
         cycles=Cycles(db, messages),
         memory=memory,
         boots=boots,
-        intake=Intake(db, messages),
+        intake=intake,
         sessions=Sessions(db, messages),
+        spooled=Spooled(db, intake, ledger),
     )
 
 

@@ -10,10 +10,18 @@ import msgspec
 
 from pisyncd.core import envelope, track
 from pisyncd.core.envelope import Envelope, Rejection, Source
+from pisyncd.core.problems import Refusal
 from pisyncd.core.track import Event
 
 #: The priority of progress, assessments and the like.
 ITEM_PRIORITY = 7
+
+
+class _Version(msgspec.Struct, frozen=True, kw_only=True):
+    event_version: int | None = None
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +61,34 @@ class OfSession:
     def belonging_to(self, user_id: str) -> Envelope | Rejection:
         """The event with its user; its id and digest are made of the user, too."""
         return envelope.judge(self.raw, source=self.source, user_id=user_id)
+
+
+def judge_event(raw: bytes, source: Source | None, user_id: str | None) -> OfSession | Rejection:
+    """An event of envelope v1; `user_id` is the one that the request names."""
+    event = envelope.judge(raw, source=source, user_id=user_id)
+    if isinstance(event, Rejection):
+        return event
+    if user_id and event.user_id != user_id:
+        detail = "user_id is not the user that PiSync-User names"
+        return Rejection(code="session-not-yours", detail=detail, session_id=event.session_id)
+    return OfSession(raw=raw, source=source, event=event)
+
+
+def is_envelope(data: bytes) -> bool:
+    """Whether an event says `event_version`."""
+    if b"event_version" not in data:
+        return False
+    try:
+        return _version_decoder.decode(data).event_version is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def rejection(refusal: Refusal) -> Rejection:
+    """A refused event among others."""
+    detail = "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
+    code = refusal.code if refusal.code in ("personal-data", "event-too-large") else "item-invalid"
+    return Rejection(code=code, detail=detail[:300])
 
 
 def of_session(event: Envelope) -> Arrival:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import aiosqlite
+import msgspec
 
 from pisyncd.core import wire
 from pisyncd.core.backoff import Breaker
@@ -14,6 +17,7 @@ from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.messages import Messages
 
 _sql = queries("books")
+_in_thread = queries("books", in_thread=True)
 
 LEDGER_KEEP = 10_000
 CYCLES_KEEP = 5_000
@@ -53,6 +57,15 @@ class Ledger:
         await _sql.trim_losses(tx, keep=LEDGER_KEEP)
         await self._messages.append(tx, wire.STREAM_LOSS, "loss", {"entry": number, "wall_ms": wall_ms, **entry})
         return number
+
+    def enter(self, db: sqlite3.Connection, what: str, reason: str, *, count: int, detail: str) -> None:
+        """The same inside of Database.write."""
+        stamp = self._db.clock.stamp()
+        entry = {"what": what, "reason": reason, "count": count, "bytes": 0, "detail": detail}
+        number = _in_thread.add_loss(db, wall_ms=stamp.wall_ms, **entry)
+        _in_thread.trim_losses(db, keep=LEDGER_KEEP)
+        body = msgspec.json.encode({"entry": number, "wall_ms": stamp.wall_ms, **entry}).decode()
+        self._messages.put(db, wire.STREAM_LOSS, "loss", body, message_id=str(uuid.uuid4()), stamp=stamp)
 
     async def newest(self, most: int) -> list[dict[str, Any]]:
         return [dict(row) async for row in _sql.losses(self._db.reader, most=most)]

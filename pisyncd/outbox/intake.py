@@ -47,6 +47,7 @@ class Intake:
         self.arrived: Callable[[], None] = lambda: None
         self.shed: Callable[[], None] = lambda: None
         self.taken = 0
+        self.shedding = ""
 
     async def take(self, pieces: Sequence[Piece]) -> list[Outcome]:
         """One outcome for each piece, durable. Raises StorageBusy.
@@ -71,6 +72,8 @@ class Intake:
         stamp = self._db.clock.stamp()
         sheddable = may_shed and any(piece.priority <= envelope.SHEDDABLE_MAX for piece in pieces)
         reason = self.no_room(db) if sheddable else ""
+        if sheddable:
+            self.shedding = reason
         outcomes = [self._one(db, piece, stamp, reason) for piece in pieces]
         if reason and (count := sum(outcome.code == "shed" for outcome in outcomes)):
             self._messages.shed(db, reason, count)
@@ -106,7 +109,8 @@ class Intake:
         for message_id in (found.message_id, _other_id(found)):
             there = self._messages.waiting(db, message_id)
             if there is None:
-                self._messages.put(db, found.priority, found.item_type, found.body, message_id=message_id, stamp=stamp)
+                stream = f"learn{found.priority}"
+                self._messages.put(db, stream, found.item_type, found.body, message_id=message_id, stamp=stamp)
                 break
             if (there.item_type, there.body) == (found.item_type, found.body):
                 return found.digest, there.wall_ms

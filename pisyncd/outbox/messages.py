@@ -93,10 +93,9 @@ class Messages:
         return message_id
 
     def put(
-        self, db: sqlite3.Connection, priority: int, item_type: str, body: str, *, message_id: str, stamp: Stamp
+        self, db: sqlite3.Connection, stream: str, item_type: str, body: str, *, message_id: str, stamp: Stamp
     ) -> None:
-        """Adds one message of learning data inside `Database.write`. `body` is JSON, `message_id` is not in use."""
-        stream = f"learn{priority}"
+        """Adds one message inside `Database.write`. `body` is JSON, `message_id` is not in use, nothing is shed."""
         name = _books_in_thread.get_cursor(db, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
         _in_thread.append(
             db,
@@ -105,7 +104,7 @@ class Messages:
             id=message_id,
             item_type=item_type,
             body=body,
-            priority=priority,
+            priority=PRIORITY[stream],
             boot_id=stamp.boot_id,
             boottime_ms=stamp.boottime_ms,
             wall_ms=stamp.wall_ms,

@@ -22,7 +22,7 @@ T = TypeVar("T")
 _sql = queries("learning", in_thread=True)
 _reading: Any = queries("learning")
 
-PRIORITY = 8
+STREAM = "learn8"
 KEEP_ENDED = 2_000
 EXPIRE_AT_ONCE = 100
 #: Clocks that were never set differ by less; a shown time does not jump for that.
@@ -153,7 +153,7 @@ class Sessions:
             _sql.set_answer(db, **_answer_fields(step.answer))
         body = msgspec.json.encode(step.change).decode()
         stamp = self._db.clock.stamp()
-        self._messages.put(db, PRIORITY, "session", body, message_id=_new_id(), stamp=stamp)
+        self._messages.put(db, STREAM, "session", body, message_id=_new_id(), stamp=stamp)
         return step.session
 
     def _due_at_ms(self, session: Session) -> int | None:

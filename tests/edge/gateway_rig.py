@@ -11,7 +11,7 @@ from pisyncd.config import Cloud, Config, Gateway, WatchRoot
 from pisyncd.core.errors import PiSyncError, Rejected
 from pisyncd.core.settle import Sighting
 from pisyncd.gateway import serving
-from pisyncd.gateway.ports import LinkView, RootView, TransferView
+from pisyncd.gateway.ports import LinkView, RootView, SpoolView, TransferView
 from pisyncd.outbox import Outbox, open_outbox
 from pisyncd.runtime.clock import Clock
 
@@ -30,6 +30,7 @@ class Memory:
         ]
         self.settling: dict[tuple[str, bytes], float] = {}
         self.stuck: list[str] = []
+        self.spool_view = SpoolView(path=str(config.intake_dir))
         self.is_paused = False
         self.asked: list[str] = []
         self._outbox = outbox
@@ -42,6 +43,9 @@ class Memory:
 
     def roots(self) -> Sequence[RootView]:
         return self.root_views
+
+    def spool(self) -> SpoolView:
+        return self.spool_view
 
     def settling_s(self, root: str, path: bytes) -> float | None:
         return self.settling.get((root, path))
