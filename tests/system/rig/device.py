@@ -89,6 +89,15 @@ class Device:
         self._start("once", env)
         return self.process.wait(within_s)
 
+    def move(self, where: place.Place) -> None:
+        """Run somewhere else from the next start on."""
+        self._where = where
+
+    @property
+    def socket(self) -> Path:
+        """Return the path of its socket."""
+        return self._runtime / "pisyncd.sock"
+
     def begin_once(self, env: Mapping[str, str] | None = None) -> None:
         """Start one full cycle and do not wait for it."""
         self._start("once", env)
