@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cloud.flows import audit
 from cloud.rules import exporting
-from cloud.store.db import Database
+from cloud.store.db import Database, Tx
 from pisyncd.core import envelope, privacy
 from pisyncd.core.problems import Refusal
 
@@ -67,7 +67,7 @@ async def purge(db: Database, user_id: str, *, reason: str, actor: str, now_ms: 
     async with db.transaction() as tx:
         await tx.value("purge_begin")
         await tx.run("purge_permit_add", user_id=user_id)
-        through = {dataset.name: await tx.value(f"export_newest_{dataset.name}") for dataset in exporting.GROWING}
+        through = {dataset.name: await _newest(tx, dataset.name) for dataset in exporting.GROWING}
         stale = sum([await tx.run(f"purge_stale_{name}", user_id=user_id) for name in _STALE])
         removed = {table: await tx.run(f"purge_{table}", user_id=user_id) for table in TABLES}
         await tx.run("purge_permit_end", user_id=user_id)
@@ -82,3 +82,9 @@ async def purge(db: Database, user_id: str, *, reason: str, actor: str, now_ms: 
     async with db.reading() as tx:
         await tx.value("purge_end")
     return Purge(removed=removed, stale_ranges=stale)
+
+
+async def _newest(tx: Tx, dataset: str) -> int:
+    """The last ord that there is, here or in the files: retention may have emptied the table."""
+    here = await tx.value(f"export_newest_{dataset}")
+    return int(max(here, await tx.value("export_planned_through", dataset=dataset)))

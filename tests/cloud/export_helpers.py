@@ -1,10 +1,13 @@
-"""Rows for the export, written past the service; and what DuckDB reads in the files."""
+"""Rows for the export, written past the service; the export itself; and what DuckDB reads in its files."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-import random
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,12 @@ from uuid import UUID
 
 import asyncpg
 import duckdb
+
+from cloud.flows.exports import Export, Report
+from cloud.flows.publish import Threads
+from cloud.services import wall_ms
+from cloud.store.db import Database
+from cloud.store.exportdir import ExportDir
 
 DAY_MS = 86_400_000
 START_MS = 1_767_225_600_000  # 2026-01-01
@@ -51,12 +60,17 @@ class Store:
             finally:
                 await connection.close()
             return
-        lite = sqlite3.connect(self.url, timeout=60)
-        try:
-            with lite:
-                lite.executemany(sql, rows)
-        finally:
-            lite.close()
+
+        def write() -> None:
+            lite = sqlite3.connect(self.url, timeout=60)
+            try:
+                with lite:
+                    lite.executemany(sql, rows)
+            finally:
+                lite.close()
+
+        # In a thread: a service in this process may hold the writer and needs the loop to let it go.
+        await asyncio.to_thread(write)
 
     async def run(self, sql: str, *params: Any) -> None:
         await self.many(sql, [params])
@@ -68,11 +82,15 @@ class Store:
                 return [tuple(row) for row in await connection.fetch(_numbered(sql), *params)]
             finally:
                 await connection.close()
-        lite = sqlite3.connect(self.url, timeout=60)
-        try:
-            return lite.execute(sql, params).fetchall()
-        finally:
-            lite.close()
+
+        def read() -> list[tuple[Any, ...]]:
+            lite = sqlite3.connect(self.url, timeout=60)
+            try:
+                return lite.execute(sql, params).fetchall()
+            finally:
+                lite.close()
+
+        return await asyncio.to_thread(read)
 
     async def value(self, sql: str, *params: Any) -> Any:
         return (await self.all(sql, *params))[0][0]
@@ -98,17 +116,15 @@ class Store:
         """Generic events; one in six is of no user."""
         users = [*USERS, ""]
         rows = [
-            (
-                0, users[n % 6], f"evt-{n}", SHA, "lesson_opened", json.dumps({"n": n}), None, "b", at_ms + (n - first) * step_ms,
-            )
-            for n in range(first, first + count)
-        ]  # fmt: skip
+            (0, users[n % 6], f"evt-{n}", SHA, "lesson_opened", json.dumps({"n": n}), None, "b", at_ms + i * step_ms)
+            for i, n in enumerate(range(first, first + count))
+        ]
         await self.insert("telemetry", _TELEMETRY, rows)
 
     async def add_world(self) -> None:
         """Two devices with a boot each, and a session of every user."""
         for dk in (1, 2):
-            await self.run("INSERT INTO device (dk, device_id, enrolled_at_ms) VALUES (?, ?, 0)", dk, f"pi-{dk}")
+            await self.run("INSERT INTO device (device_id, enrolled_at_ms) VALUES (?, 0)", f"pi-{dk}")
         boots = [
             (1, "boot-0", 1, 10, START_MS - 50, START_MS + 50, "exact", 0),
             (2, "boot-1", 1, 10, None, None, "open", 0),
@@ -182,5 +198,42 @@ class Warehouse:
         return [row[0] for row in self.all(f"SELECT {column} FROM {{{dataset}}} ORDER BY 1")]
 
 
-def chances(seed: int) -> random.Random:
-    return random.Random(seed)
+async def export(db: Database, directory: Path | ExportDir, *, rows_max: int = 500_000) -> Report:
+    """One run; raises what ended it."""
+    where = directory if isinstance(directory, ExportDir) else ExportDir(directory)
+    threads = Threads(1)
+    try:
+        return await Export(db, where, threads, wall_ms, rows_max=rows_max).run(_quiet)
+    finally:
+        threads.close()
+
+
+def _quiet(*_about: object, published: bool = False) -> None:
+    pass
+
+
+def command(*arguments: str, url: str, root: Path | None) -> list[str]:
+    """The command line of `pisync-cloud`, as a process of its own sees it."""
+    return [sys.executable, "-m", "cloud", *arguments, "--database", url, "--data", str((root or Path()).parent)]
+
+
+def environment(root: Path | None, **settings: Any) -> dict[str, str]:
+    """Settings for a process."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PISYNC_CLOUD_")}
+    named = {"export_dir": root, "free_floor_bytes": 0, **settings}
+    return {
+        **clean,
+        **{f"PISYNC_CLOUD_{name.upper()}": str(value) for name, value in named.items() if value is not None},
+    }
+
+
+def run(*arguments: str, url: str, root: Path | None, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `pisync-cloud` to its end."""
+    return subprocess.run(
+        command(*arguments, url=url, root=root),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env=environment(root, **settings),
+    )
