@@ -57,8 +57,7 @@ class KeySet:
 
     async def find(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         """The key of that id for that algorithm, or None. Raises KeysUnavailable when nobody can say."""
-        if self._clock() - self._fresh_at > AGE_MAX_S:
-            await self._refresh()
+        await self.keep_fresh()
         found = self._pick(kid, algorithm)
         if found is None:
             await self._refresh()
@@ -66,6 +65,11 @@ class KeySet:
         if found is None and self._failed:
             raise KeysUnavailable(f"the issuer's keys cannot be had: {self._failed}", retry_after_s=REFRESH_MIN_S)
         return found
+
+    async def keep_fresh(self) -> None:
+        """Fetches keys that are old; nobody waits for a fetch that another has begun."""
+        if self._keys and self._clock() - self._fresh_at > AGE_MAX_S and not self._lock.locked():
+            await self._refresh()
 
     def _pick(self, kid: str | None, algorithm: str) -> jwt.PyJWK | None:
         fitting = [key for known, key in self._keys if key.algorithm_name == algorithm and (not kid or known == kid)]

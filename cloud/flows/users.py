@@ -79,6 +79,9 @@ class Users:
     async def who(self, token: str) -> Principal:
         """The learner. Raises Refusal 401, KeysUnavailable."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        # Also while every token is remembered the issuer must be able to withdraw a key.
+        if self._trust.keys is not None:
+            await self._trust.keys.keep_fresh()
         self._forget_if_keys_changed()
         entry = self._known.get(digest)
         if entry is not None:

@@ -287,6 +287,22 @@ async def test_the_issuer_is_asked_at_most_once_a_minute_and_its_keys_outlive_it
     assert found.generation == 2
 
 
+async def test_a_withdrawn_key_ends_what_is_remembered_of_it_within_the_hour(issuer: Issuer) -> None:
+    clock = Clock()
+    key = Key("ES256", "k1")
+    issuer.keys = [key.public]
+    who = Users(Trust(keys=KeySet(issuer.url, clock=clock)), wall_ms)
+    token = key.sign(exp=int(time.time()) + 24 * 3600)
+    assert (await who.who(token)).user_id == ME.lower()
+    issuer.keys = []
+    clock.now += keysets.AGE_MAX_S
+    assert (await who.who(token)).user_id == ME.lower()
+    clock.now += 1
+    with pytest.raises(Refusal):
+        await who.who(token)
+    assert issuer.asked == 2
+
+
 async def test_keys_that_were_never_there_are_the_clouds_trouble(start_cloud: StartCloud, issuer: Issuer) -> None:
     issuer.answer = web.Response(status=503)
     cloud = await start_cloud(jwt_jwks=issuer.url)
