@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import shutil
 import subprocess
@@ -11,10 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 from conftest import Cloud, StartCloud
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from cloud.config import Settings
 from cloud.flows import figures
 from cloud.flows.figures import Figures
 
@@ -176,8 +180,6 @@ def test_the_reasons_are_those_that_the_rules_give() -> None:
 
 async def test_the_queue_of_this_process(cloud_lite: Cloud) -> None:
     """Seen while the database is held, as a slow disk would hold it."""
-    import asyncio
-
     device = await cloud_lite.enroll("pi-1")
     waiting = cloud_lite.services.ingest.waiting
     async with cloud_lite.services.db.transaction():
@@ -261,6 +263,30 @@ async def test_every_figure_is_in_the_document_and_nothing_else(cloud_lite: Clou
     tables = "\n".join(line for line in document.splitlines() if line.startswith("| `pisync_"))
     described = {name.removesuffix("_total") for name in re.findall(r"`(pisync_\w+)", tables)}
     assert described == exposed
+
+
+async def test_the_rules_speak_of_figures_that_are_there(cloud_lite: Cloud) -> None:
+    """A rule over a name that nobody tells never fires and never complains."""
+    found = await scraped(cloud_lite)
+    exposed = {key[0] for key in found}
+    labels = {label for key in found for label in key[1:]}
+    loaded = yaml.safe_load((ROOT / "config" / "alerts.yaml").read_text("utf-8"))
+    expressions = [one["expr"] for group in loaded["groups"] for one in group["rules"]]
+    assert len(expressions) == 13
+    for expression in expressions:
+        names = re.findall(r"\bpisync_\w+", expression)
+        assert names
+        assert set(names) <= exposed, expression
+        for label, alternatives in re.findall(r'(\w+)=~?"([^"]*)"', expression):
+            assert {f"{label}={one}" for one in alternatives.split("|")} <= labels, expression
+
+
+def test_the_settings_of_the_document_are_there() -> None:
+    document = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+    named = set(re.findall(r"`(alert_\w+|metrics_\w+)`", document))
+    known = {one.name for one in msgspec.structs.fields(Settings)}
+    assert named == {name for name in known if name.startswith(("alert_", "metrics_"))} - {"metrics_open"}
+    assert "`metrics_open: false`" in document
 
 
 async def test_promtool_finds_nothing_to_improve(cloud_lite: Cloud) -> None:
