@@ -1,4 +1,4 @@
-"""A learner's events, from the application to the cloud, through a device that is offline, loses power and has no clock.
+"""A learner's events, from the application to the cloud, through a device that is offline and loses power and time.
 
 In the cloud each is once, in order in its session, and has the right time or an interval that holds it.
 """
