@@ -13,6 +13,7 @@ import structlog
 
 from pisyncd.outbox import salvage
 from pisyncd.outbox.books import Boots, Cycles, Ledger, Memory
+from pisyncd.outbox.carrying import Carrying
 from pisyncd.outbox.db import Database, connect
 from pisyncd.outbox.files import Files, Queue
 from pisyncd.outbox.intake import Intake
@@ -108,30 +109,19 @@ async def _compose(db: Database) -> Outbox:
 async def _carry_over(outbox: Outbox, aside: Path) -> None:
     if await outbox.memory.get(SALVAGED) == aside.name:
         return
-    carried: set[str] = set()
-    unreadable = 0
-    async with outbox.db.transaction() as tx:
-        for row in salvage.readable_rows(aside, "messages"):
-            message = salvage.message_in(row)
-            if message is None or message.message_id in carried:
-                unreadable += 1
-                continue
-            await outbox.messages.append(
-                tx, message.stream, message.item_type, message.body, message_id=message.message_id
-            )
-            carried.add(message.message_id)
-        await outbox.ledger.record(
-            tx,
-            "outbox-damaged",
-            "outbox-damaged",
-            count=len(carried),
-            detail=f"set aside as {aside.name}; {len(carried)} messages carried over, {unreadable} unreadable; "
-            "all files are looked at again",
-        )
-        await outbox.memory.set_in(tx, SALVAGED, aside.name)
+    carrying = Carrying(aside, outbox.messages, outbox.db)
+
+    def work(db: sqlite3.Connection) -> None:
+        carrying.boots(db)
+        carrying.messages(db)
+        carrying.sessions(db)
+        detail = f"set aside as {aside.name}; {carrying.told}; all files are looked at again"
+        outbox.ledger.enter(db, "outbox-damaged", "outbox-damaged", count=carrying.carried, detail=detail)
+        outbox.memory.set_in_thread(db, SALVAGED, aside.name)
+
+    await outbox.db.write(work)
+    await outbox.boots.open()
     rows = salvage.readable_rows(aside, "contents")
     digests = [row["sha256"] for row in rows if isinstance(row["sha256"], bytes) and len(row["sha256"]) == 32]
     await outbox.files.learn_contents(digests)
-    log.warning(
-        "outbox.salvaged", messages=len(carried), unreadable=unreadable, contents=len(digests), aside=aside.name
-    )
+    log.warning("outbox.salvaged", told=carrying.told, contents=len(digests), aside=aside.name)

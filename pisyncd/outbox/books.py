@@ -142,6 +142,10 @@ class Memory:
         """In the caller's transaction."""
         await _sql.set_cursor(tx, name=name, value=value)
 
+    def set_in_thread(self, db: sqlite3.Connection, name: str, value: str) -> None:
+        """Inside of Database.write."""
+        _in_thread.set_cursor(db, name=name, value=value)
+
     async def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination; a wait from before a restart goes on."""
         row = await _sql.get_breaker(self._db.reader, destination=destination)

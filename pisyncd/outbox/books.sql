@@ -67,3 +67,9 @@ AND boot_id NOT IN (SELECT boot_id FROM messages);
 
 -- name: boots
 SELECT boot_id, number FROM boots;
+
+-- name: forget_boots!
+DELETE FROM boots;
+
+-- name: set_boot!
+INSERT INTO boots (boot_id, number) VALUES (:boot_id, :number);

@@ -60,13 +60,9 @@ class Messages:
         stream: str,
         item_type: str,
         body: dict[str, Any],
-        *,
-        message_id: str | None = None,
-        stamp: Stamp | None = None,
     ) -> str:
         """Adds one message in the caller's transaction, beside the fact that it reports; gives its id.
 
-        A salvaged message keeps the id and the stamp that it had, so that the cloud knows it when it has it already.
         With queue_max reports waiting another (stream `event`) is shed, counted, and the ledger tells it; '' then.
         """
         if stream == wire.STREAM_EVENT and await _sql.count_reports(tx, **_SHEDDABLE) >= self.queue_max:
@@ -74,7 +70,7 @@ class Messages:
             return ""
         name = await self._current(tx, stream)
         seq = await _sql.next_seq(tx, stream=name, turn=TURN.get(stream, 5))
-        message_id = message_id or str(uuid.uuid4())
+        message_id = str(uuid.uuid4())
         if item_type == "sync_event":
             body = {**body, "event_id": message_id, "seq": seq}
         elif item_type == "event":
@@ -88,19 +84,25 @@ class Messages:
             body=msgspec.json.encode(body).decode(),
             priority=PRIORITY.get(stream, 5),
             now_ms=self._db.now_ms(),
-            **asdict(stamp or self._db.clock.stamp()),
+            **asdict(self._db.clock.stamp()),
         )
         return message_id
 
     def put(
         self, db: sqlite3.Connection, stream: str, item_type: str, body: str, *, message_id: str, stamp: Stamp
     ) -> None:
-        """Adds one message inside `Database.write`. `body` is JSON, `message_id` is not in use, nothing is shed."""
+        """Adds one message inside `Database.write`. `body` is JSON, `message_id` is not in use, nothing is shed.
+
+        A salvaged message keeps the id and the stamp that it had, so that the cloud knows it when it has it already.
+        """
         name = _books_in_thread.get_cursor(db, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
+        seq = _in_thread.next_seq(db, stream=name, turn=TURN[stream])
+        if item_type == "sync_event":
+            body = msgspec.json.encode({**msgspec.json.decode(body), "seq": seq}).decode()
         _in_thread.append(
             db,
             stream=name,
-            seq=_in_thread.next_seq(db, stream=name, turn=TURN[stream]),
+            seq=seq,
             id=message_id,
             item_type=item_type,
             body=body,

@@ -18,29 +18,46 @@ import msgspec
 import structlog
 
 from pisyncd.core import wire
+from pisyncd.runtime.clock import Stamp
 
 log = structlog.get_logger()
 
 SUFFIXES = ("", "-wal", "-shm")
+#: What is read of a table, and the order of its own tree: it is walked until the damage, from both ends.
 COLUMNS = {
-    "messages": ("id", "item_type", "body", "stream", "seq"),
+    "messages": ("stream", "seq", "id", "item_type", "body", "boot_id", "boottime_ms", "wall_ms", "clock_trusted"),
     "contents": ("sha256",),
-}
+    "boots": ("boot_id", "number"),
+    "sessions": (
+        "id", "user_id", "mode", "filters", "question_ids", "state", "rev", "due_at_ms", "created_wall_ms",
+        "expires_wall_ms", "ended_wall_ms", "updated_wall_ms",
+    ),
+    "answers": ("session_id", "question_id", "position", "selected_index", "marked", "rev", "answered_wall_ms"),
+    "cursors": ("name", "value"),
+}  # fmt: skip
+KEYS = {
+    "messages": ("stream", "seq"), "contents": ("sha256",), "boots": ("boot_id",), "sessions": ("id",),
+    "answers": ("session_id", "question_id"), "cursors": ("name",),
+}  # fmt: skip
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
 # no PiSync has that many migrations: a number above it was not written by one
 SCHEMA_MAX = 1000
-STREAMS = (wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_EVENT)
+STREAMS = frozenset({wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_EVENT, *(f"learn{n}" for n in range(1, 11))})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """A message that was read from a damaged outbox. `stream` is the short name."""
+    """A message that was read from a damaged outbox. `stream` is the short name, `body` JSON as it was.
+
+    `stamp` is None when it cannot be told any more.
+    """
 
     message_id: str
     stream: str
     item_type: str
-    body: dict[str, Any]
+    body: str
+    stamp: Stamp | None
 
 
 def is_damaged(path: Path) -> bool:
@@ -118,16 +135,16 @@ def carried_over(path: Path) -> None:
 
 def readable_rows(aside: Path, table: str) -> Iterator[dict[str, Any]]:
     """The rows of a table that can still be read, from the front until the damage and from the back until it."""
-    columns = COLUMNS[table]
+    columns, keys = COLUMNS[table], KEYS[table]
     seen: set[tuple[Any, ...]] = set()
     for direction in ("ASC", "DESC"):
-        order = ", ".join(f"{name} {direction}" for name in columns[-2:])
+        order = ", ".join(f"{name} {direction}" for name in keys)
         query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {order}"  # noqa: S608 - constants of this file
         try:
             with contextlib.closing(sqlite3.connect(f"{aside.absolute().as_uri()}?mode=ro", uri=True)) as db:
                 for row in db.execute(query):
-                    if row[-2:] not in seen:
-                        seen.add(row[-2:])
+                    if row[: len(keys)] not in seen:
+                        seen.add(row[: len(keys)])
                         yield dict(zip(columns, row, strict=True))
         except sqlite3.Error as error:
             log.warning("outbox.salvage_ended", table=table, direction=direction, error=str(error))
@@ -139,10 +156,18 @@ def message_in(row: dict[str, Any]) -> Message | None:
     if stream not in STREAMS or not all(isinstance(row[name], str) for name in ("id", "item_type", "body")):
         return None
     try:
-        body = msgspec.json.decode(row["body"], type=dict)
-    except (msgspec.DecodeError, UnicodeError):
+        msgspec.json.decode(row["body"], type=dict)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return Message(message_id=row["id"], stream=stream, item_type=row["item_type"], body=body)
+    # The body stays as it was to the letter: the cloud may have it already, and compares.
+    return Message(message_id=row["id"], stream=stream, item_type=row["item_type"], body=row["body"], stamp=_stamp(row))
+
+
+def _stamp(row: dict[str, Any]) -> Stamp | None:
+    boot_id, boottime_ms, wall_ms = row["boot_id"], row["boottime_ms"], row["wall_ms"]
+    if not isinstance(boot_id, str) or not isinstance(boottime_ms, int) or not isinstance(wall_ms, int):
+        return None
+    return Stamp(boot_id=boot_id, boottime_ms=boottime_ms, wall_ms=wall_ms, clock_trusted=row["clock_trusted"] == 1)
 
 
 def _plausible(path: Path) -> bool:
