@@ -81,22 +81,12 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         figures = Figures(db.dialect)
         ingest = Ingest(db, wall_ms, figures, notify_after=settings.failures_notify)
         await stack.enter_async_context(ingest.running())
-        janitor = Janitor(wall_ms)
-        janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
-        janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
         sessions = Sessions(db, wall_ms, figures)
         clock = Janitor(wall_ms, interval_s=settings.session_expiry_s)
         clock.add("learner-sessions", sessions.expire_due)
         uploads = _open_uploads(settings, db)
         stack.push_async_callback(uploads.close)
-        keeper = Housekeeping(db, uploads, wall_ms)
-        for name, job in (("recover", keeper.recover), ("expire", keeper.expire), ("sweep", keeper.sweep)):
-            janitor.add(f"uploads-{name}", job)
-        forget = Retention(
-            db, wall_ms, keep_days=settings.telemetry_keep_days, export_on=bool(settings.export_dir)
-        )
-        janitor.add("telemetry", forget.telemetry)
-        janitor.add("rejected-items", forget.rejected)
+        janitor = _janitor(settings, db, uploads)
         exporter = _exporter(settings, db)
         await stack.enter_async_context(exporter.running())
         await stack.enter_async_context(janitor.running())
@@ -120,13 +110,30 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             figures=figures,
             watch=watch,
             janitor=janitor,
-            pacing=wire.Pacing(
-                sync_in_s=settings.sync_interval_s,
-                batch_max_events=wire.BATCH_ITEMS_MAX,
-                batch_max_bytes=settings.body_bytes_max,
-            ),
+            pacing=_pacing(settings),
             schema_version=version,
         )
+
+
+def _pacing(settings: Settings) -> wire.Pacing:
+    return wire.Pacing(
+        sync_in_s=settings.sync_interval_s,
+        batch_max_events=wire.BATCH_ITEMS_MAX,
+        batch_max_bytes=settings.body_bytes_max,
+    )
+
+
+def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
+    janitor = Janitor(wall_ms)
+    janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
+    janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
+    keeper = Housekeeping(db, uploads, wall_ms)
+    for name, job in (("recover", keeper.recover), ("expire", keeper.expire), ("sweep", keeper.sweep)):
+        janitor.add(f"uploads-{name}", job)
+    forget = Retention(db, wall_ms, keep_days=settings.telemetry_keep_days, export_on=bool(settings.export_dir))
+    janitor.add("telemetry", forget.telemetry)
+    janitor.add("rejected-items", forget.rejected)
+    return janitor
 
 
 def thresholds(settings: Settings) -> Thresholds:
