@@ -212,7 +212,7 @@ class StoredQueue {
 export class TelemetryService {
   #options; #owner; #token; #queue; #ready; #shared = new Shared(); #tab = uuid(); #stop = new AbortController();
   #mirror = new Map(); // what this page recorded and knows no answer for: a page that goes away cannot read a database
-  #unsaved = []; #handed = new Set(); #handlers = new Map(); #saving; #running; #queued; #timer; #lastAt = 0;
+  #unsaved = []; #handed = new Set(); #handlers = new Map(); #saving; #running; #queued; #timer; #lastAt = 0; #leaving = false;
   #status = { pending: 0, delivered: 0, failures: [], storage: "opening", storageReason: null, syncing: false,
     lastSyncTime: null, lastError: null, attempts: 0, syncs: 0, syncMs: 0 };
 
@@ -255,6 +255,7 @@ export class TelemetryService {
       this.initialize();
       this.#save();
       this.#schedule();
+      if (this.#leaving) this.#handOver();
     } catch (error) {
       this.#refuse([{ id, code: error?.code === "payload-too-large" ? error.code : "event-invalid", detail: String(error) }]);
     }
@@ -331,20 +332,46 @@ export class TelemetryService {
     }
     const listen = (target, name, handler) => target.addEventListener(name, handler, { signal: this.#stop.signal });
     listen(globalThis, "online", () => this.#flush(true));
-    listen(globalThis, "pagehide", () => this.#handOver());
+    listen(globalThis, "pageshow", () => { this.#leaving = false; });
+    listen(globalThis, "pagehide", () => {
+      this.#leaving = true;
+      this.#handOver();
+    });
     listen(document, "visibilitychange", () => {
       if (document.visibilityState === "hidden") return this.#handOver();
       this.#handed.clear();
       this.#schedule();
     });
+    await this.#unstash();
     await this.#look();
     if (this.#status.pending > this.#unsaved.length) this.#flush(false);
+    else this.#schedule();
   }
 
   /** Without a database the page goes on in memory; what the database holds waits for the next page. */
   #degrade(error) {
     this.#queue = new MemoryQueue(this.#mirror.values());
     Object.assign(this.#status, { storage: "memory", storageReason: String(error?.message ?? error) });
+  }
+
+  /** Keeps what is not in the database yet: a browser may drop a transaction with its page, but not this. */
+  #stash() {
+    try {
+      localStorage.removeItem(`${NAME}:${this.#tab}`);
+      if (this.#unsaved.length) localStorage.setItem(`${NAME}:${this.#tab}`, JSON.stringify(this.#unsaved));
+    } catch { /* no localStorage, or no room: the beacon is what is left */ }
+  }
+
+  /** Puts what pages stashed into the database. */
+  async #unstash() {
+    try {
+      for (const key of Object.keys(localStorage).filter((each) => each.startsWith(`${NAME}:`))) {
+        await this.#queue.add(JSON.parse(localStorage.getItem(key)) ?? []);
+        localStorage.removeItem(key);
+      }
+    } catch (error) {
+      console.debug(NAME, "stash:", error);
+    }
   }
 
   #row(id, type, data, more) {
@@ -368,12 +395,15 @@ export class TelemetryService {
     return (this.#saving ??= (async () => {
       await this.#ready;
       while (this.#unsaved.length) {
+        const rows = [...this.#unsaved];
         try {
-          await this.#queue.add(this.#unsaved.splice(0));
+          await this.#queue.add(rows);
+          this.#unsaved.splice(0, rows.length);
           const gone = await this.#queue.trim(this.#options.maxEvents, this.#options.maxBytes);
           if (gone.length) this.#shared.change((state) => { state.dropped += gone.length; });
         } catch (error) {
           this.#degrade(error);
+          this.#unsaved = [];
         }
       }
       this.#saving = null;
@@ -396,8 +426,9 @@ export class TelemetryService {
   #schedule() {
     const { pending, attempts } = this.#status;
     clearTimeout(this.#timer);
-    if (!pending || this.#stop.signal.aborted) return;
-    const due = attempts || pending >= this.#options.flushEvents ? 0 : this.#options.flushMs;
+    if (this.#stop.signal.aborted) return;
+    // With nothing to send it only looks: a page that is gone may have left something late.
+    const due = pending && (attempts || pending >= this.#options.flushEvents) ? 0 : this.#options.flushMs;
     this.#timer = setTimeout(() => this.#flush(false), Math.max(due, this.#waitLeft(false)));
   }
 
@@ -420,10 +451,12 @@ export class TelemetryService {
   async #run(forced) {
     const tally = { successCount: 0, failureCount: 0, error: null };
     await this.initialize();
+    await this.#unstash();
     await this.#save();
-    if (this.#waitLeft(forced) > 0) {
+    const waits = this.#waitLeft(forced) > 0;
+    if (waits || (!forced && !this.#status.pending)) {
       this.#schedule();
-      return { ...tally, error: "waiting" };
+      return { ...tally, error: waits ? "waiting" : null };
     }
     const started = performance.now();
     this.#status.syncing = true;
@@ -555,8 +588,7 @@ export class TelemetryService {
    * another origin it would carry cookies, which intakes do not allow.
    */
   #handOver() {
-    const ignore = () => {}; // the page is gone, or the next flush sends it
-    if (this.#queue && this.#unsaved.length) this.#queue.add(this.#unsaved.splice(0)).catch(ignore);
+    this.#stash();
     if (this.#waitLeft(true) > 0) return;
     const { url, userId } = this.#options;
     const plain = !this.#token && !userId && new URL(url).origin === location.origin;
@@ -573,7 +605,7 @@ export class TelemetryService {
       if (!group.length) continue;
       const beacon = () => new Blob([this.#body(route, group)], { type: "application/json" });
       if (plain && navigator.sendBeacon?.(url + PATHS[route], beacon())) continue;
-      this.#post(route, group, true).then(({ verdict }) => verdict && this.#settle(group, verdict)).catch(ignore);
+      this.#post(route, group, true).then(({ verdict }) => verdict && this.#settle(group, verdict)).catch(() => {});
     }
   }
 

@@ -184,7 +184,8 @@ async def test_one_path_in_trouble_does_not_hold_up_the_other(open_page: Opener,
 async def test_damaged_local_storage_harms_nothing(open_page: Opener, intake: RecordingIntake) -> None:
     for damage in ("{", "5", "null", '{"seqs": null, "wait": 7, "rejected": []}', '{"wait": {"owner": 1}}'):
         page = await open_page(**NEVER, sessionId=SESSION)
-        await page.evaluate("(damage) => localStorage.setItem('pisync-telemetry', damage)", damage)
+        keys = ["pisync-telemetry", "pisync-telemetry:tab"]
+        await page.evaluate("([keys, text]) => keys.forEach((key) => localStorage.setItem(key, text))", [keys, damage])
         before = len(intake.events)
         await capture(page, 2, "QUESTION_VIEWED")
         await page.evaluate("telemetry.sync()")
