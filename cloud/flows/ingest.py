@@ -18,11 +18,11 @@ import structlog
 
 from cloud.flows import dating, reconcile
 from cloud.flows.figures import Figures
-from cloud.rules import admit, times
+from cloud.rules import admit, rows, times
 from cloud.rules.admit import Outcome, Unit
 from cloud.rules.facts import MessageFact, SessionFact
 from cloud.store import events, learning
-from cloud.store.db import Database, DuplicateRow
+from cloud.store.db import Database, DuplicateRow, Tx
 from pisyncd.core.errors import StorageBusy, TransientError
 
 log = structlog.get_logger()
@@ -168,12 +168,22 @@ class Ingest:
             await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
             await learning.write(tx, changes)
             await dating.date(tx, units, now_ms)
-            await reconcile.reconcile(tx, [_session_fact(*each, now_ms) for each in changes.session_changes], now_ms)
+            await _reconcile(tx, changes.session_changes, now_ms)
             await tx.bulk("log_batches", self._batch_rows(group, outcomes, now_ms))
         return [
             Taken(outcomes=results, marks=_marks(unit, known), received_at_ms=now_ms)
             for unit, results in zip(units, outcomes, strict=True)
         ]
+
+
+async def _reconcile(tx: Tx, changes: list[tuple[int, MessageFact]], now_ms: int) -> None:
+    """Merges what devices tell of sessions; a change of somebody else's session is kept as refused."""
+    refused = await reconcile.reconcile(tx, [_session_fact(*each, now_ms) for each in changes], now_ms)
+    if refused:
+        log.warning("sessions.refused", count=len(refused), codes=sorted(set(refused.values())))
+        detail = "the session belongs to another user"
+        rejected = [rows.rejected(*changes[index], code, detail, now_ms) for index, code in refused.items()]
+        await tx.bulk("add_rejected", rejected)
 
 
 def _session_fact(dk: int, fact: MessageFact, now_ms: int) -> SessionFact:

@@ -137,7 +137,7 @@ CREATE TABLE learner_session (
     CHECK ((state = 'active') = (ended_at_ms IS NULL))
 );
 CREATE INDEX learner_session_user ON learner_session (user_id, created_at_ms);
-CREATE INDEX learner_session_expiry ON learner_session (expires_at_ms) WHERE state = 'active';
+CREATE INDEX learner_session_expiry ON learner_session (expires_at_ms) WHERE state = 'active' AND dk = 0;
 
 CREATE TABLE session_answer (
     session_id      TEXT    NOT NULL,
