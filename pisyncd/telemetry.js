@@ -105,8 +105,8 @@ class Shared {
       state = this.#spare = {};
     }
     // Field by field: other scripts of the origin write there too.
-    const { seqs, rejected, wait, dropped } = Object(state);
-    return { seqs: { ...seqs }, rejected: { ...rejected }, wait: { ...wait }, dropped: Number(dropped) || 0 };
+    const { seqs, rejected, waits, dropped } = Object(state);
+    return { seqs: { ...seqs }, rejected: { ...rejected }, waits: { ...waits }, dropped: Number(dropped) || 0 };
   }
 
   change(edit) {
@@ -120,11 +120,13 @@ class Shared {
 
   nextSeq(session) {
     const seq = (Number(this.read().seqs[session]) || 0) + 1;
-    this.change((state) => {
-      const others = Object.entries(state.seqs).filter(([id]) => id !== session);
-      state.seqs = Object.fromEntries([...others.slice(-49), [session, seq]]);
-    });
+    this.change((state) => { state.seqs = Shared.with(state.seqs, session, seq); });
     return seq;
+  }
+
+  /** The newest 50 entries, with this one as the last. */
+  static with(entries, key, value) {
+    return Object.fromEntries([...Object.entries(entries).filter(([each]) => each !== key).slice(-49), [key, value]]);
   }
 }
 
@@ -163,7 +165,7 @@ class StoredQueue {
     return new StoredQueue(db);
   }
 
-  /** One transaction, strict: power is cut several times a day. `work` is plain, or awaits nothing but requests. */
+  /** One transaction, strict: power is cut several times a day. `work` awaits nothing but requests. */
   async #change(name, work) {
     const transaction = this.#db.transaction(name, "readwrite", { durability: "strict" });
     const ended = new Promise((resolve, reject) => {
@@ -171,9 +173,7 @@ class StoredQueue {
       transaction.onabort = () => reject(transaction.error ?? new Error("aborted"));
     });
     ended.catch(() => {}); // it is awaited below unless `work` fails first
-    const value = work(transaction.objectStore(name));
-    if (!(value instanceof Promise)) transaction.commit?.(); // else a page that goes away takes its last events along
-    const result = await value;
+    const result = await work(transaction.objectStore(name));
     await ended;
     return result;
   }
@@ -202,7 +202,11 @@ class StoredQueue {
       return true;
     });
   }
-  release(name) { return this.#change("claims", (store) => { store.delete(name); }); }
+  release(name, tab) {
+    return this.#change("claims", async (store) => {
+      if ((await answered(store.get(name)))?.tab === tab) store.delete(name);
+    });
+  }
 
   #queue() { return this.#db.transaction("events").objectStore("events").index("queue"); }
   #range(...key) { return IDBKeyRange.bound(key, [...key, []]); } // an array sorts after all strings and numbers
@@ -212,8 +216,8 @@ class StoredQueue {
 export class TelemetryService {
   #options; #owner; #token; #queue; #ready; #shared = new Shared(); #tab = uuid(); #stop = new AbortController();
   #mirror = new Map(); // what this page recorded and knows no answer for: a page that goes away cannot read a database
-  #unsaved = []; #handed = new Set(); #handlers = new Map(); #saving; #running; #queued; #timer; #lastAt = 0; #leaving = false;
-  #status = { pending: 0, delivered: 0, failures: [], storage: "opening", storageReason: null, syncing: false,
+  #unsaved = []; #handed = new Set(); #handlers = new Map(); #saving; #running; #queued; #forced; #timer; #lastAt = 0; #leaving = false;
+  #status = { pending: 0, delivered: 0, refused: 0, failures: [], storage: "opening", storageReason: null, syncing: false,
     lastSyncTime: null, lastError: null, attempts: 0, syncs: 0, syncMs: 0 };
 
   /**
@@ -324,12 +328,6 @@ export class TelemetryService {
   }
 
   async #open() {
-    try {
-      this.#queue = await StoredQueue.open();
-      this.#status.storage = "indexeddb";
-    } catch (error) {
-      this.#degrade(error);
-    }
     const listen = (target, name, handler) => target.addEventListener(name, handler, { signal: this.#stop.signal });
     listen(globalThis, "online", () => this.#flush(true));
     listen(globalThis, "pageshow", () => { this.#leaving = false; });
@@ -342,6 +340,12 @@ export class TelemetryService {
       this.#handed.clear();
       this.#schedule();
     });
+    try {
+      this.#queue = await StoredQueue.open();
+      this.#status.storage = "indexeddb";
+    } catch (error) {
+      this.#degrade(error);
+    }
     await this.#unstash();
     await this.#look();
     if (this.#status.pending > this.#unsaved.length) this.#flush(false);
@@ -434,17 +438,19 @@ export class TelemetryService {
 
   /** Milliseconds until the next attempt; a forced one waits only for what a server asked for. */
   #waitLeft(forced) {
-    const { owner, from, until, asked } = this.#shared.read().wait;
+    const { from, until, asked } = Object(this.#shared.read().waits[this.#owner]);
     const now = Date.now();
-    if (owner !== this.#owner || now < from || (forced && !asked)) return 0; // before `from`: the clock was set back
+    if (now < from || (forced && !asked)) return 0; // before `from`: the clock was set back
     return Math.min(Math.max(0, until - now) || 0, WAIT_MS_MAX);
   }
 
   /** One attempt at a time and one more after it, so that nothing that came in between is left. */
   #flush(forced) {
-    return (this.#queued ??= Promise.resolve(this.#running).then(() => {
-      this.#queued = null;
-      return (this.#running = this.#run(forced));
+    this.#forced ||= forced;
+    return (this.#queued ??= Promise.resolve(this.#running).catch(() => {}).then(() => {
+      const now = this.#forced;
+      this.#queued = this.#forced = null;
+      return (this.#running = this.#run(now));
     }));
   }
 
@@ -463,7 +469,7 @@ export class TelemetryService {
     this.#emit("sync:start", { pending: this.#status.pending });
     try {
       await this.#alone(() => this.#sendAll(tally));
-      this.#shared.change((state) => { state.wait = {}; });
+      this.#shared.change(({ waits }) => { delete waits[this.#owner]; });
       Object.assign(this.#status, { lastSyncTime: new Date().toISOString(), lastError: null, attempts: 0 });
     } catch (error) {
       tally.error = this.#postpone(error);
@@ -479,17 +485,16 @@ export class TelemetryService {
   }
 
   /** Notes until when to wait: full jitter over 1 s, 2 s, 4 s ... 60 s, or what the server asked for. */
-  #postpone({ code = "storage-failed", retryable = true, waitMs = null }) {
+  #postpone({ code, retryable = true, waitMs = null }) {
     const spread = Math.random() * Math.min(60_000, 1000 * 2 ** this.#status.attempts);
     const ms = waitMs ?? (retryable ? spread : HOLD_MS);
     const from = Date.now();
     this.#status.attempts += 1;
-    this.#status.lastError = code;
-    this.#shared.change((state) => {
-      state.wait = { owner: this.#owner, from, until: from + ms, asked: waitMs !== null };
-    });
-    console.debug(NAME, "not sent yet:", code);
-    return code;
+    this.#status.lastError = typeof code === "string" ? code : "storage-failed"; // a database's errors have numbers
+    const wait = { from, until: from + ms, asked: waitMs !== null };
+    this.#shared.change((state) => { state.waits = Shared.with(state.waits, this.#owner, wait); });
+    console.debug(NAME, "not sent yet:", this.#status.lastError);
+    return this.#status.lastError;
   }
 
   /** Only one tab sends at a time. Web Locks exist in secure contexts only; elsewhere a claim in the database. */
@@ -499,7 +504,7 @@ export class TelemetryService {
     try {
       return await work();
     } finally {
-      await this.#queue.release(this.#owner);
+      await this.#queue.release(this.#owner, this.#tab);
     }
   }
 
@@ -571,6 +576,7 @@ export class TelemetryService {
 
   #refuse(reasons) {
     if (!reasons.length) return;
+    this.#status.refused += reasons.length;
     this.#status.failures = [...this.#status.failures, ...reasons].slice(-20);
     this.#shared.change(({ rejected }) => {
       for (const { code } of reasons) {
@@ -641,8 +647,7 @@ export class SyncService {
   on(name, handler) { return this.#telemetry.on(name, handler); }
 
   getStatus() {
-    const { pending, delivered, rejected, dropped, lastSyncTime, lastError, syncs, syncMs } = this.#telemetry.getStatus();
-    const refused = Object.values(rejected).reduce((sum, count) => sum + count, 0);
+    const { pending, delivered, refused, dropped, lastSyncTime, lastError, syncs, syncMs } = this.#telemetry.getStatus();
     const judged = delivered + refused;
     return { running: this.#timer !== 0, lastSyncTime, lastError, pendingItems: pending, totalItems: pending + judged,
       dropped, successRate: judged ? delivered / judged : null, avgSyncDuration: syncs ? Math.round(syncMs / syncs) : null };

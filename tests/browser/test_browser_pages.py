@@ -141,7 +141,11 @@ async def test_a_tab_sends_what_a_closed_one_left(open_page: Opener, intake: Rec
 
 async def test_seq_is_one_count_for_all_tabs(open_page: Opener, intake: RecordingIntake) -> None:
     tabs = [await open_page(**NEVER, sessionId=SESSION) for _ in range(2)]
-    for tab in [*tabs, *tabs]:
+    for count, tab in enumerate([*tabs, *tabs]):
+        # Tabs see each other's numbers a moment later; no learner is that quick.
+        await until(
+            tab, f"(JSON.parse(localStorage['pisync-telemetry'] ?? '{{}}').seqs?.['{SESSION}'] ?? 0) === {5 * count}"
+        )
         await capture(tab, 5, "QUESTION_VIEWED")
     await tabs[0].evaluate("telemetry.sync()")
     assert [event["seq"] for event in await intake.holding(20)] == list(range(1, 21))

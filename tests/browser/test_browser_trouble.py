@@ -65,6 +65,17 @@ async def test_retry_after_is_kept_by_all_tabs_and_pages(open_page: Opener, inta
     assert (await page.evaluate("telemetry.sync()"))["successCount"] == 10
 
 
+async def test_each_learner_waits_for_himself(open_page: Opener, intake: RecordingIntake) -> None:
+    pages = [await open_page(userId=user) for user in ("one", "two")]
+    intake.answers = [Answer(status=503, headers={"Retry-After": "3600"})] * 2
+    for page in pages:
+        await capture(page, 10)
+        await until(page, "telemetry.getStatus().waitMs > 0")
+    for page in pages:
+        assert (await page.evaluate("telemetry.sync()"))["error"] == "waiting"
+    assert len(intake.requests) == 2
+
+
 async def test_after_retry_after_it_goes_on_by_itself(open_page: Opener, intake: RecordingIntake) -> None:
     page = await open_page()
     intake.answers = [Answer(status=503, headers={"Retry-After": "1"})]
@@ -182,7 +193,7 @@ async def test_one_path_in_trouble_does_not_hold_up_the_other(open_page: Opener,
 
 
 async def test_damaged_local_storage_harms_nothing(open_page: Opener, intake: RecordingIntake) -> None:
-    for damage in ("{", "5", "null", '{"seqs": null, "wait": 7, "rejected": []}', '{"wait": {"owner": 1}}'):
+    for damage in ("{", "5", "null", '{"seqs": null, "waits": 7, "rejected": []}'):
         page = await open_page(**NEVER, sessionId=SESSION)
         keys = ["pisync-telemetry", "pisync-telemetry:tab"]
         await page.evaluate("([keys, text]) => keys.forEach((key) => localStorage.setItem(key, text))", [keys, damage])
