@@ -22,7 +22,7 @@ from typing import Any, Unpack
 
 from pisyncd.client import calls
 from pisyncd.client.calls import Id
-from pisyncd.client.core import SUBMIT_S, SYNC_S, Core, wanted_of
+from pisyncd.client.core import INITIALIZE_S, SUBMIT_S, SYNC_S, Core, wanted_of
 from pisyncd.client.errors import ClientError
 from pisyncd.client.handlers import Handler
 from pisyncd.client.settings import Options
@@ -46,9 +46,9 @@ class TelemetryClient:
         self._loop = Loop(self._core.handlers)
 
     async def initialize(self) -> None:
-        """Starts sending what is left from before. Capturing the first event does the same."""
+        """Opens the queue (at most 5 s) and starts sending what is left from before. The first event does the same."""
         self._loop.seen()
-        self._core.engine()
+        await asyncio.to_thread(self._core.engine().opened, INITIALIZE_S)
 
     def capture_event(
         self,
@@ -61,9 +61,9 @@ class TelemetryClient:
     ) -> Capture[str | None]:
         """Keeps an event, awaited or not; never raises, `get_status()` counts.
 
-        Awaiting it gives the event's id, None for what is none, as soon as the event is on disk (from where it survives
-        the end of the program, however it comes), at the latest after 50 ms. `session_id` and `question_id` may also
-        stand in `metadata` (`sessionId`, `questionId`).
+        Awaiting it gives the event's id, None for what is none, as soon as the event is on disk, from where it survives
+        the end of the program, however it comes; at the latest after 50 ms (1 s for the first event without
+        `initialize`). `session_id` and `question_id` may also stand in `metadata` (`sessionId`, `questionId`).
         """
         self._loop.seen()
         kept = self._core.capture([(event_type, event_data, metadata, session_id, question_id)])

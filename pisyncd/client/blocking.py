@@ -18,7 +18,7 @@ from typing import Any, Unpack
 
 from pisyncd.client import calls
 from pisyncd.client.calls import Id
-from pisyncd.client.core import SUBMIT_S, SYNC_S, Core, wanted_of
+from pisyncd.client.core import INITIALIZE_S, SUBMIT_S, SYNC_S, Core, wanted_of
 from pisyncd.client.errors import ClientError
 from pisyncd.client.handlers import Handler
 from pisyncd.client.settings import Options
@@ -40,8 +40,8 @@ class TelemetryClient:
         self._core = Core(options)
 
     def initialize(self) -> None:
-        """Starts sending what is left from before. Capturing the first event does the same."""
-        self._core.engine()
+        """Opens the queue (at most 5 s) and starts sending what is left from before. The first event does the same."""
+        self._core.engine().opened(INITIALIZE_S)
 
     def capture_event(
         self,
@@ -55,8 +55,9 @@ class TelemetryClient:
         """Keeps an event and gives its id, None for what is none; never raises, `get_status()` counts.
 
         When this returns the event is on disk and survives the end of the program, however it comes. Should the disk
-        not answer within 50 ms it returns nevertheless, and the event follows as soon as the disk does. `session_id`
-        and `question_id` may also stand in `metadata` (`sessionId`, `questionId`).
+        not answer within 50 ms (1 s for the first event without `initialize`) it returns nevertheless, and the event
+        follows as soon as the disk does. `session_id` and `question_id` may also stand in `metadata` (`sessionId`,
+        `questionId`).
         """
         kept = self._core.capture([(event_type, event_data, metadata, session_id, question_id)], at_once=True)
         kept.wait()

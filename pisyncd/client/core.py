@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -11,7 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 
 from pisyncd.client import events, rules, settings
-from pisyncd.client.engine import Engine
+from pisyncd.client.engine import Engine, starting
 from pisyncd.client.errors import ClientError
 from pisyncd.client.events import Event, Spoiled, now_rfc3339
 from pisyncd.client.handlers import Handlers
@@ -24,6 +23,9 @@ from pisyncd.client.writer import DISK_HINT, Captured
 
 #: A capture waits at most so long until it is on disk; usually that is a fraction of a millisecond.
 KEPT_WAIT_S = 0.05
+#: The first one of a process, which finds the queue not yet opened, so long at most; `initialize` opens it.
+OPEN_WAIT_S = 1.0
+INITIALIZE_S = 5.0
 SYNC_S = 30.0
 SUBMIT_S = 3.0
 FAILURES_SHOWN = 5
@@ -48,18 +50,25 @@ class Kept:
 
     def worth_waiting(self) -> bool:
         """False while the disk is behind: the application does not stand still with it."""
+        if self.done.done():
+            return False
         return self._engine is not None and not self._engine.writer.behind and not self._engine.inside()
 
+    def wait_s(self) -> float:
+        """At most so long; the first events also wait for the queue to be opened."""
+        opened = self._engine is None or self._engine.writer.opened.is_set()
+        return KEPT_WAIT_S if opened else OPEN_WAIT_S
+
     def too_late(self) -> None:
-        """It took longer than KEPT_WAIT_S: who comes next does not wait until the disk has caught up."""
+        """It took longer than that: who comes next does not wait until the disk has caught up."""
         if self._engine is not None and not self.done.done():
             self._engine.writer.behind = True
 
     def wait(self) -> None:
-        """Until it is on disk, at most KEPT_WAIT_S."""
+        """Until it is on disk, at most `wait_s`."""
         if self.worth_waiting():
             try:
-                self.done.result(KEPT_WAIT_S)
+                self.done.result(self.wait_s())
             except FutureTimeout:
                 self.too_late()
 
@@ -73,7 +82,6 @@ class Core:
         self.handlers = Handlers()
         self._token = self.config.token
         self._bound = settings.bound_user(self.config.url, self.config.token)
-        self._starting = threading.RLock()
         self._engine: Engine | None = None
         self._on_disk = True
         self._lost = 0
@@ -84,11 +92,9 @@ class Core:
         if engine is not None and engine.pid == os.getpid():
             return engine
         if engine is not None:
-            # Another thread of the parent may have held the lock when this process was forked from it.
-            self._starting = threading.RLock()
             self._on_disk = engine.left_behind() and self._on_disk
             self._engine = None
-        with self._starting:
+        with starting():
             if self._engine is None:
                 made = Engine(self.config, self._token, self.handlers.emit, on_disk=self._on_disk)
                 made.start()

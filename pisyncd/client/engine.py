@@ -42,7 +42,7 @@ class Engine:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Starts the threads; without them every call does their work itself."""
+        """Starts the threads, which open the queue; without them every call does their work itself."""
         try:
             for name, run in (("pisync-writer", self.writer.run), ("pisync-sender", self.sender.run)):
                 thread = threading.Thread(target=run, name=name, daemon=True)
@@ -53,6 +53,10 @@ class Engine:
             self._threads.clear()
         with _registry:
             _running.add(self)
+
+    def opened(self, timeout_s: float) -> bool:
+        """Waits until the queue is open, or cannot be opened."""
+        return self.writer.opened.wait(timeout_s)
 
     def inside(self) -> bool:
         """Whether the caller is one of our threads, which must not wait for itself."""
@@ -127,10 +131,16 @@ class Engine:
         return clean
 
 
-_registry = threading.Lock()
+# Held over a fork, so that none is being started then. A signal handler may capture, and start one, too.
+_registry = threading.RLock()
 _running: set[Engine] = set()
 _kept_open: list[Engine] = []
 _forking: list[Engine] = []
+
+
+def starting() -> threading.RLock:
+    """The lock under which an engine is made."""
+    return _registry
 
 
 def _before_fork() -> None:
@@ -149,7 +159,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _registry
-    _registry = threading.Lock()
+    _registry = threading.RLock()
     for engine in _forking:
         engine.sender.turn.let_go()
     _forking.clear()

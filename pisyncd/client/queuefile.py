@@ -158,11 +158,13 @@ def _connected(name: str, busy_s: float) -> sqlite3.Connection:
     try:
         if (version := _version(db)) > VERSION:
             raise sqlite3.OperationalError(f"written by a newer version of the client ({version})")
+        # A queue that is being made holds nothing yet, and waiting for the disk several times would be long.
+        db.execute("PRAGMA synchronous = OFF")
         db.execute("PRAGMA journal_mode = WAL").fetchall()
-        db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES_MAX}").fetchall()
         db.execute("PRAGMA journal_size_limit = 1048576").fetchall()
         _migrate(db)
+        db.execute("PRAGMA synchronous = NORMAL")
         db.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}").fetchall()
     except BaseException:
         db.close()

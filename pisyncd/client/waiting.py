@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from pisyncd.client.core import KEPT_WAIT_S, Kept, still_sending
+from pisyncd.client.core import Kept, still_sending
 from pisyncd.client.handlers import Handler, Handlers
 from pisyncd.client.views import SyncResult
 
@@ -26,9 +26,9 @@ class Capture(Generic[T]):
         return self._waited().__await__()
 
     async def _waited(self) -> T:
-        if self._kept.worth_waiting() and not self._kept.done.done():
+        if self._kept.worth_waiting():
             # wait() and not wait_for(): who is cancelled here must not cancel the event.
-            await asyncio.wait([asyncio.wrap_future(self._kept.done)], timeout=KEPT_WAIT_S)
+            await asyncio.wait([asyncio.wrap_future(self._kept.done)], timeout=self._kept.wait_s())
             self._kept.too_late()
         return self._value
 

@@ -62,6 +62,8 @@ class Writer:
         self._put = self._taken = self._dropped = self._told = 0
         # Not before the thread has opened the file, which may take a while.
         self._quick_from: float | None = None
+        #: The thread has opened the queue, or has found that it cannot.
+        self.opened = threading.Event()
         #: The disk is behind: callers do not wait for it.
         self.behind = False
         self.trouble: Problem | None = None
@@ -120,8 +122,18 @@ class Writer:
 
     def run(self) -> None:
         """The thread."""
+        self._open()
         while self.step():
             pass
+
+    def _open(self) -> None:
+        try:
+            # An empty transaction, since another process may be making the file at this moment.
+            if self._added((), (), 0):
+                self._quick_from = time.monotonic()
+        except Exception as error:
+            self.trouble = _problem("queue-unusable", repr(error)[:500])
+        self.opened.set()
 
     def step(self, *, block: bool = True) -> bool:
         """Keeps what is there, in one transaction; False when it is to stop, or there is nothing and no `block`."""
@@ -161,6 +173,13 @@ class Writer:
         events = [event for each in captured for event in each.events]
         spoiled = [bad for each in captured for bad in each.spoiled]
         told, dropped = self._dropped, self._dropped - self._told
+        on_disk = self._added(events, spoiled, dropped)
+        if not on_disk:
+            self._spare.add(events, spoiled, dropped=dropped)
+        self._told = told
+        return on_disk
+
+    def _added(self, events: Sequence[Event], spoiled: Sequence[Spoiled], dropped: int) -> bool:
         began, tries = time.monotonic(), 2
         while tries:
             try:
@@ -170,13 +189,8 @@ class Writer:
                 # Twice: the first failure may have set a damaged file aside. While others write it is only a wait.
                 if trouble.code != "queue-busy" or time.monotonic() - began > BUSY_GIVE_UP_S:
                     tries -= 1
-                continue
-            self._told = told
-            if self._quick_from is None:
-                self._quick_from = time.monotonic()
-            return True
-        self._spare.add(events, spoiled, dropped=dropped)
-        self._told = told
+            else:
+                return True
         return False
 
 
