@@ -37,6 +37,7 @@ def test_tighten(
         ("pushed, whatever comes", [ANY, (0, 9), (-inf, 4)], [5, 5], 2),
         ("perhaps just not too late", [ANY, (0, 9), (-inf, 5)], [5, 5], 3),
         ("through one of which nothing is known", [ANY, (0, 9), ANY, (19, 30)], [5, 5, 5], 3),
+        ("perhaps ignored on the way", [ANY, (4, 9), (2, 5), (-inf, 3)], [0, 0, 0], 4),
         ("no order there", [ANY, (0, 9), ANY, ANY], [5, 5, None], 3),
         ("no order here, but there may have been before", [ANY, (0, 9), (13, 20)], [None, 5], 3),
     ],

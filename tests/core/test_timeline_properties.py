@@ -228,7 +228,7 @@ def test_contradictions_never_raise_and_the_clouds_word_stays(boots: list[Boot],
     st.one_of(st.none(), any_number),
     any_number,
 )
-@example([(0, NUMBER_MAX, 0, 0, 0, "s")] + [(n, NUMBER_MAX, 0, 0, 0, " ") for n in range(1, 3000)], None, 2**53)
+@example([(1, NUMBER_MAX, 0, 0, 0, "s")] + [(n, NUMBER_MAX, 0, 0, 0, " ") for n in range(2, 3000)], None, 2**53)
 def test_any_number_gives_an_answer_that_fits_a_database_and_a_calendar(
     told: list[tuple[int, int, int, int, int, str]], floor: int | None, boottime: int
 ) -> None:
@@ -274,6 +274,19 @@ def test_a_neighbourhood_gives_the_same_as_all(
         moved = {span.boot_id: span for span in near.spans}
         assert {**before, **moved} == after
         assert change.boot_id in moved
+
+
+def test_a_claim_between_contradictions_carries_a_change_further_than_the_clouds_word() -> None:
+    """By the cloud's word alone boot 4 is out of boot 1's reach; by the claim of boot 3 it is not."""
+    rest = [
+        boot(2, cloud=Bounds(low_ms=80, high_ms=90)),
+        boot(3, cloud=Bounds(low_ms=0, high_ms=100), claim=Bounds(low_ms=10, high_ms=85)),
+        boot(4, cloud=Bounds(high_ms=70)),
+    ]
+    before = timeline.resolve([boot(1, cloud=Bounds(low_ms=0)), *rest])
+    changed = [boot(1, cloud=Bounds(low_ms=86)), *rest]
+    assert before[3] != timeline.resolve(changed)[3]
+    assert timeline.neighbourhood(changed, {1}).spans == tuple(timeline.resolve(changed))
 
 
 def test_nothing_changed_needs_nothing() -> None:
