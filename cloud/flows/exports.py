@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from pisyncd.core.errors import ConfigError, PermanentError, TransientError
 log = structlog.get_logger()
 
 PURGES_MAX = 20
+#: A long backlog shows in the manifest while it is worked off; more often costs a disk more than the files do.
+MANIFEST_EVERY_S = 10.0
 
 
 class Progress(Protocol):
@@ -62,6 +65,7 @@ class Export:
         self._threads = threads
         self._now_ms = now_ms
         self._rows_max = rows_max
+        self._listed_at = 0.0
 
     async def run(self, progress: Progress) -> Report:
         """Exports what is there when it begins. Raises AlreadyExporting, StorageBusy, StorageFull, ConfigError.
@@ -136,7 +140,8 @@ class Export:
         report.rows += count
         report.rewritten += part.is_out and bool(dataset.day)
         progress(part, count, published=True)
-        await self._write_manifest(dataset)
+        if not dataset.day or time.monotonic() - self._listed_at >= MANIFEST_EVERY_S:
+            await self._write_manifest(dataset)
 
     async def _note(self, part: Range, error: Exception, report: Report) -> None:
         code = getattr(error, "code", type(error).__name__)
@@ -242,13 +247,10 @@ class Export:
         found = exporting.manifest(dataset.name, ranges, without=without, generated_at=wire.rfc3339(self._now_ms()))
         content = msgspec.json.format(msgspec.json.encode(found), indent=1)
         await self._threads.run(self._directory.write_manifest, dataset.name, content)
+        self._listed_at = time.monotonic()
 
 
 def _add(writer: parquet.Partitions, dataset: Dataset, page: Sequence[Row]) -> None:
-    """Splits a page by day; nearly always it is one."""
-    plain = [dict(row) for row in page]
-    days: dict[str, list[dict[str, object]]] = {}
-    for row in plain:
-        days.setdefault(exporting.partition(row[dataset.day]) if dataset.day else "", []).append(row)
-    for day, found in days.items():
-        writer.add(day, exporting.columns(dataset, found))
+    by_column = dict(zip(page[0].keys(), zip(*page, strict=True), strict=True))
+    for day, columns in exporting.by_day(dataset, by_column):
+        writer.add(day, columns)

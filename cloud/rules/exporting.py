@@ -10,7 +10,7 @@ that was published before is rewritten from its own files and not from the store
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from pisyncd.core import timeline
 
 Kind = Literal["text", "int", "time", "flag"]
 State = Literal["planned", "published", "stale"]
+Columns = dict[str, Sequence[Any]]
 
 DAY_MS = 86_400_000
 WAIT_LEAST_S = 30.0
@@ -220,11 +221,24 @@ def manifest(dataset: str, ranges: Sequence[Range], *, without: Iterable[str], g
     )
 
 
-def columns(dataset: Dataset, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows of a page as columns. Times that no warehouse can hold become null, the row stays."""
-    found = {name: _column(kind, [row[name] for row in rows]) for name, kind in dataset.columns if name not in _DERIVED}
+def by_day(dataset: Dataset, page: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, Columns]]:
+    """Splits a page, given by column, into the partitions that its rows belong to; nearly always it is one."""
+    if not dataset.day:
+        yield "", columns(dataset, page)
+        return
+    days = [at_ms // DAY_MS for at_ms in page[dataset.day]]
+    for day in sorted(set(days)):
+        rows = [index for index, other in enumerate(days) if other == day]
+        part = page if len(rows) == len(days) else {name: [line[i] for i in rows] for name, line in page.items()}
+        yield partition(day * DAY_MS), columns(dataset, part)
+
+
+def columns(dataset: Dataset, page: Mapping[str, Sequence[Any]]) -> Columns:
+    """What a page, given by column, becomes. Times that no warehouse can hold become null, the row stays."""
+    found = {name: _column(kind, page[name]) for name, kind in dataset.columns if name not in _DERIVED}
     if dataset.day:
-        moments = [_moment(row) for row in rows]
+        bounds = zip(page["time_kind"], page["low_ms"], page["high_ms"], page["boottime_ms"], strict=True)
+        moments = [_moment(*one) for one in bounds]
         found["occurred_at"] = [moment.at_ms for moment in moments]
         found["occurred_error_ms"] = [moment.error_ms for moment in moments]
     return found
@@ -234,19 +248,16 @@ _DERIVED = frozenset({"occurred_at", "occurred_error_ms"})
 _UNKNOWN = timeline.Moment(at_ms=None, error_ms=None)
 
 
-def _column(kind: Kind, values: list[Any]) -> list[Any]:
+def _column(kind: Kind, values: Sequence[Any]) -> Sequence[Any]:
     if kind == "time":
         return [v if v is not None and _TIME_LEAST_MS <= v <= timeline.WALL_MAX_MS else None for v in values]
     return [None if v is None else bool(v) for v in values] if kind == "flag" else values
 
 
-def _moment(row: Mapping[str, Any]) -> timeline.Moment:
-    if row["time_kind"] is None or row["boottime_ms"] is None:
+def _moment(kind: Any, low_ms: int | None, high_ms: int | None, boottime_ms: int | None) -> timeline.Moment:
+    if kind is None or boottime_ms is None:
         return _UNKNOWN
-    span = timeline.Span(
-        boot_id=row["boot_id"], number=0, low_ms=row["low_ms"], high_ms=row["high_ms"], kind=row["time_kind"]
-    )
-    return timeline.at(span, row["boottime_ms"])
+    return timeline.at(timeline.Span(boot_id="", number=0, low_ms=low_ms, high_ms=high_ms, kind=kind), boottime_ms)
 
 
 def retry_s(failures: int, interval_s: float, chance: float) -> float:
