@@ -4,15 +4,15 @@ Within a boot each event knows its boottime. Unknown is the boot's *offset*, the
 moment dates a whole boot, also what came before it; a boot without one lies between its neighbours:
 
     wall ----[== boot 1 ==]-------[= boot 2 =]---[= boot 3 =]-------[== boot 4 ==]---->
-               sent: exact          untrusted      untrusted          claimed: +-120 s
-                          |<- 2 begins here or later, 3 at least the length of 2 after that
-             3 ends here or earlier, 2 at least the length of 3 before ->|
+             sent: +-2 s           untrusted      untrusted         claimed: +-2 min
+                           |<- 2 begins here or later, 3 by the length of 2 after that
+              3 ends here or earlier, 2 by the length of 3 before ->|
 
 What one boot says by itself are bounds for its offset. They `meet`, in any order and any number of times:
 
     evidence                  the offset is                                  whose word
     claimed(wall, boottime)   wall - boottime +- error                       the device's: its clock is trusted
-    echoed(sent, answered, at) between at - answered and at - sent           the device's, of a proven answer
+    echoed(sent, answ., at)   between at - answered and at - sent           the device's, of a proven answer
     received(at, boottime)    at most at - boottime                          the cloud's
     sent(at, boottime, max)   between at - max - boottime and at - boottime  the cloud's, needs no device clock
 
