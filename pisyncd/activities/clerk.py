@@ -34,6 +34,7 @@ class Clerk:
         if ended:
             log.info("session.expired", sessions=ended)
         await self._outbox.intake.trim()
+        await self._outbox.sessions.trim()
         due_s = await self._outbox.sessions.next_due_in_s()
         return min(INTERVAL_S if due_s is None else due_s, await self._tell())
 

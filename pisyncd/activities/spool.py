@@ -264,7 +264,10 @@ class _Ear:
         moved: list[bytes] = []
         with contextlib.suppress(BlockingIOError):
             while self._inotify is not None and (event := self._inotify.sync_get()) is not None:
-                if event.name is not None and event.mask & Mask.MOVED_TO:
+                if event.mask & Mask.IGNORED:
+                    # The directory is gone; another one in its place may well have its inode.
+                    self.close()
+                elif event.name is not None and event.mask & Mask.MOVED_TO:
                     moved.append(os.fsencode(event.name))
         return moved
 

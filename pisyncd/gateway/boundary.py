@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -15,6 +14,7 @@ from pisyncd.core import problems, wire
 from pisyncd.core.errors import TransientError
 from pisyncd.core.problems import Refusal
 from pisyncd.gateway.parsing import printable
+from pisyncd.outbox import salvage
 
 log = structlog.get_logger()
 
@@ -53,13 +53,13 @@ async def errors_as_problems(request: web.Request, handler: Handler) -> web.Stre
         return _problem(_later(error.code, error.detail, error.hint, error.retry_after_s))
     except BROKEN_BODY as error:
         return _problem(Refusal(400, "body-unreadable", f"the body cannot be read: {error}"))
-    except sqlite3.DatabaseError as error:
-        # The daemon ends for it and sets the outbox aside; whoever asked keeps what it has for a moment.
-        log.error("gateway.outbox_damaged", error=str(error))
-        return _problem(_later("storage-damaged", "the outbox is damaged and is repaired", "send it again", None))
     except ConnectionError:
         raise
-    except Exception:
+    except Exception as error:
+        if salvage.means_damage(error):
+            # The daemon ends for it and sets the outbox aside; whoever asked keeps what it has for a moment.
+            log.error("gateway.outbox_damaged", error=str(error))
+            return _problem(_later("storage-damaged", "the outbox is damaged and is repaired", "send it again", None))
         # A fault in an answer must not end the daemon, which has more important things to do.
         request_id = secrets.token_hex(8)
         log.exception("gateway.failed", path=printable(request.path), request_id=request_id)

@@ -32,7 +32,8 @@ log = structlog.get_logger()
 
 MODE = 0o660
 LOOPBACK = "127.0.0.1"
-BACKLOG = 256
+# A classroom's applications at once: a connection to a full Unix socket fails where a full port only lets wait.
+BACKLOG = 1024
 ANSWER_S = 2.0
 SHUTDOWN_S = 2.0
 # sockaddr_un.sun_path with its final NUL.
@@ -75,7 +76,7 @@ async def _open_socket(stack: contextlib.AsyncExitStack, device: Device, routes:
     stack.callback(listener.close)
     app = web.Application(middlewares=[errors_as_problems], client_max_size=BYTES_MAX)
     app.add_routes(routes)
-    await web.SockSite(await _runner(stack, app), listener).start()
+    await web.SockSite(await _runner(stack, app), listener, backlog=BACKLOG).start()
     log.info("gateway.opened", socket=str(path))
     return path
 
@@ -88,7 +89,7 @@ async def _open_port(stack: contextlib.AsyncExitStack, intake: Intake, routes: S
     app.add_routes(routes)
     runner = await _runner(stack, app)
     try:
-        await web.TCPSite(runner, LOOPBACK, intake.port, reuse_address=True).start()
+        await web.TCPSite(runner, LOOPBACK, intake.port, backlog=BACKLOG, reuse_address=True).start()
     except OSError as error:
         # The socket and everything else work without it.
         log.error("intake.port_unusable", port=intake.port, detail=error.strerror, hint="give intake.port a free port")

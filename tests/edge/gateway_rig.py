@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from pisyncd.config import Cloud, Config, Gateway, WatchRoot
+from pisyncd.config import Cloud, Config, Gateway, Intake, WatchRoot
 from pisyncd.core.errors import PiSyncError, Rejected
 from pisyncd.core.settle import Sighting
 from pisyncd.gateway import serving
@@ -129,10 +129,10 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def gateway(directory: Path) -> AsyncIterator[Rig]:
-    """A running gateway below `directory`."""
+async def gateway(directory: Path, *, intake: Intake | None = None, clock: Clock | None = None) -> AsyncIterator[Rig]:
+    """A running gateway below `directory`, a second time with the same outbox."""
     root = directory / "learning"
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     config = Config(
         device_id="pibox-0042",
         state_dir=directory,
@@ -140,8 +140,9 @@ async def gateway(directory: Path) -> AsyncIterator[Rig]:
         cloud=Cloud(url="https://cloud.example.org"),
         watch=(WatchRoot(path=root, name="learning", exclude=("*.tmp", "cache/**"), include=()),),
         gateway=Gateway(group="root"),
+        intake=intake or Intake(),
     )
-    async with open_outbox(directory / "outbox.db", Clock()) as outbox:
+    async with open_outbox(directory / "outbox.db", clock or Clock()) as outbox:
         memory = Memory(config, outbox)
         async with serving(memory, outbox):
             yield Rig(memory, outbox, root)

@@ -18,6 +18,10 @@ class FakeClock:
     sure: bool = False
     told: list[int] = field(default_factory=list)
 
+    @property
+    def offset_ms(self) -> int | None:
+        return self.told[-1] - self.wall if self.told else None
+
     def boottime_ms(self) -> int:
         return self.now_ms
 
