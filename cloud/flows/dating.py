@@ -11,8 +11,8 @@ from cloud.store.db import Tx
 from pisyncd.core import timeline
 from pisyncd.core.timeline import Boot
 
-#: Boots that are looked at for one change, and how often more are asked for.
-ROUNDS_MAX = 4
+#: How many boots before and after a changed one are looked at; the last is all of them.
+REACHES = (20, 400, 2**60)
 
 
 async def date(tx: Tx, units: Sequence[Unit], now_ms: int) -> None:
@@ -30,20 +30,16 @@ async def date(tx: Tx, units: Sequence[Unit], now_ms: int) -> None:
     moved: dict[int, set[int]] = {}
     for (dk, boot_id), boot in now.items():
         before = known.get((dk, boot_id))
-        is_exact = before is not None and before.kind == "exact"
-        if dating.worth_resolving(before.boot if before else None, boot, is_exact=is_exact):
+        if dating.worth_resolving(before.boot if before else None, boot, before.answer if before else None):
             moved.setdefault(dk, set()).add(boot.number)
     for dk, numbers in moved.items():
         await _resolve(tx, dk, numbers, now_ms)
 
 
 async def _resolve(tx: Tx, dk: int, numbers: set[int], now_ms: int) -> None:
-    first, last = min(numbers), max(numbers)
-    for _ in range(ROUNDS_MAX):
-        boots = await store.around(tx, dk, first, last)
+    for reach in REACHES:
+        boots = await store.between(tx, dk, min(numbers) - reach, max(numbers) + reach)
         found = timeline.neighbourhood(boots, numbers, floor_ms=times.OLDEST_MS)
-        whole = (found.enough_before or boots[0].number == first, found.enough_after or boots[-1].number == last)
-        if all(whole):
+        if found.enough_before and found.enough_after:
             break
-        first, last = boots[0].number, boots[-1].number
     await store.save_spans(tx, dk, found.spans, now_ms)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cloud.rules.admit import Clocks, Unit
@@ -86,13 +85,13 @@ def combined(known: Boot | None, told: Boot) -> Boot:
     )
 
 
-def worth_resolving(known: Boot | None, now: Boot, *, is_exact: bool) -> bool:
-    """Whether what was learnt moves any time that counts."""
-    if known is None or not is_exact or known.number != now.number:
+def worth_resolving(known: Boot | None, now: Boot, answer: Bounds | None) -> bool:
+    """Whether what was learnt moves any time that counts; `answer` is what an exact boot was resolved to."""
+    if known is None or answer is None or known.number != now.number:
         return True
-    pairs = zip(_ends((known.cloud, known.claim)), _ends((now.cloud, now.claim)), strict=True)
-    return any(old != new and (old is None or new is None or abs(new - old) >= WORTH_MS) for old, new in pairs)
+    own = timeline.meet(now.cloud, now.claim)
+    return _tighter(answer.low_ms, own.low_ms, 1) or _tighter(answer.high_ms, own.high_ms, -1)
 
 
-def _ends(bounds: Iterable[Bounds]) -> list[int | None]:
-    return [end for each in bounds for end in (each.low_ms, each.high_ms)]
+def _tighter(before_ms: int | None, now_ms: int | None, direction: int) -> bool:
+    return now_ms is not None and (before_ms is None or (now_ms - before_ms) * direction >= WORTH_MS)

@@ -1,6 +1,6 @@
 -- name: known_boots
 SELECT b.dk, b.boot_id, b.number, b.last_boottime_ms, b.cloud_low_ms, b.cloud_high_ms, b.claim_low_ms,
-       b.claim_high_ms, b.kind
+       b.claim_high_ms, b.kind, b.low_ms, b.high_ms
 FROM unnest($1::bigint[], $2::text[]) AS k (dk, boot_id)
 JOIN boot AS b ON b.dk = k.dk AND b.boot_id = k.boot_id
 

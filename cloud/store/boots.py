@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cloud.store.db import Row, Tx
-from pisyncd.core.timeline import Boot, Bounds, Kind, Span
-
-AROUND_MAX = 500
+from pisyncd.core.timeline import Boot, Bounds, Span
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """A boot with the kind of answer that it has."""
+    """A boot, and what it was resolved to if its own evidence dates it."""
 
     boot: Boot
-    kind: Kind
+    answer: Bounds | None
 
 
 def _boot(row: Row) -> Boot:
@@ -29,10 +27,14 @@ def _boot(row: Row) -> Boot:
     )
 
 
+def _answer(row: Row) -> Bounds | None:
+    return Bounds(low_ms=row["low_ms"], high_ms=row["high_ms"]) if row["kind"] == "exact" else None
+
+
 async def known(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Known]:
     """What is kept of boots by (dk, boot_id); their devices are locked by the ingest already."""
     rows = await tx.lookup("known_boots", keys)
-    return {(row["dk"], row["boot_id"]): Known(boot=_boot(row), kind=row["kind"]) for row in rows}
+    return {(row["dk"], row["boot_id"]): Known(boot=_boot(row), answer=_answer(row)) for row in rows}
 
 
 async def save_evidence(tx: Tx, boots: Mapping[tuple[int, str], Boot], now_ms: int) -> None:
@@ -54,9 +56,9 @@ async def save_evidence(tx: Tx, boots: Mapping[tuple[int, str], Boot], now_ms: i
     await tx.bulk("save_boots", rows)
 
 
-async def around(tx: Tx, dk: int, first: int, last: int) -> list[Boot]:
-    """The boots from the nearest exact one before number `first` to the nearest exact one after `last`."""
-    return [_boot(row) for row in await tx.all("boots_around", dk=dk, first=first, last=last, most=AROUND_MAX)]
+async def between(tx: Tx, dk: int, first: int, last: int) -> list[Boot]:
+    """The boots of a device with these numbers and between."""
+    return [_boot(row) for row in await tx.all("boots_between", dk=dk, first=first, last=last)]
 
 
 async def save_spans(tx: Tx, dk: int, spans: Sequence[Span], now_ms: int) -> None:

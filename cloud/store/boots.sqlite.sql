@@ -1,6 +1,6 @@
 -- name: known_boots
 SELECT b.dk, b.boot_id, b.number, b.last_boottime_ms, b.cloud_low_ms, b.cloud_high_ms, b.claim_low_ms,
-       b.claim_high_ms, b.kind
+       b.claim_high_ms, b.kind, b.low_ms, b.high_ms
 FROM json_each(:rows) AS k CROSS JOIN boot AS b ON b.dk = k.value ->> 0 AND b.boot_id = k.value ->> 1
 
 -- name: save_boots

@@ -65,9 +65,6 @@ async def test_a_trusted_stamp_dates_what_came_before_it_too(cloud: Cloud) -> No
     await send(cloud, device, recorded("one", 5_000, 1))
     assert (await spans(cloud))["one"][0] == "interval"
     await send(cloud, device, recorded("one", 905_000, 2, wall_ms=real_ms + 900_000, clock_trusted=True))
-    async with cloud.services.db.reading() as tx:
-        row = await tx.one("boots_around", dk=1, first=1, last=1, most=9)
-    assert row is not None
     kind, low, high = (await spans(cloud))["one"]
     # the view's last row of the boot is the event at 905 s
     assert kind == "exact"
@@ -99,3 +96,19 @@ async def test_hostile_clocks_break_nothing(cloud: Cloud) -> None:
         sentBootId="two", sentBoottimeMs=far, boots={"one": far, "two": far}, echo=[far, 0, far],
     )  # fmt: skip
     assert set(await spans(cloud)) == {"one", "two"}
+
+
+async def test_hundreds_of_boots_that_never_spoke_are_dated_when_one_does(cloud: Cloud) -> None:
+    device = await cloud.enroll("pi-1")
+    names = [f"boot-{number}" for number in range(1, 461)]
+    boots = {name: number for number, name in enumerate(names, 1)}
+    items = [recorded(name, 1_000, seq) for seq, name in enumerate(names, 1)]
+    await send(cloud, device, *items, boots=boots)
+    assert {span[0] for span in (await spans(cloud)).values()} == {"interval"}
+    now_ms = time.time_ns() // 1_000_000
+    last = recorded("boot-461", 1_000, 461)
+    await send(cloud, device, last, boots={"boot-461": 461}, sentBootId="boot-461", sentBoottimeMs=1_000)
+    found = await spans(cloud)
+    assert found["boot-461"][0] == "exact"
+    # each boot lasted a second, so the first ended 460 s before the last began
+    assert found["boot-1"][2] <= now_ms - 459_000 + 2_000

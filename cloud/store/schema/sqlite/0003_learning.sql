@@ -109,8 +109,11 @@ CREATE TABLE boot (
 ) WITHOUT ROWID;
 CREATE INDEX boot_order ON boot (dk, number);
 
+-- A crystal may be off by 100 ppm, which is allowed for.
 CREATE VIEW attempt_events_timed AS
-SELECT e.*, b.kind AS time_kind, b.low_ms + e.boottime_ms AS occurred_low_ms, b.high_ms + e.boottime_ms AS occurred_high_ms
+SELECT e.*, b.kind AS time_kind,
+       b.low_ms + e.boottime_ms - e.boottime_ms / 10000 - 1 AS occurred_low_ms,
+       b.high_ms + e.boottime_ms + e.boottime_ms / 10000 + 1 AS occurred_high_ms
 FROM attempt_events AS e LEFT JOIN boot AS b ON b.dk = e.dk AND b.boot_id = e.boot_id;
 
 -- Sessions, made here or on a device. rev counts a session's changes on the side that owns it.
