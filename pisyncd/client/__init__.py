@@ -62,7 +62,7 @@ class TelemetryClient:
         """Keeps an event, awaited or not; never raises, `get_status()` counts.
 
         Awaiting it gives the event's id, None for what is none, as soon as the event is on disk, from where it survives
-        the end of the program, however it comes; at the latest after 50 ms (1 s for the first event without
+        the end of the program, however it comes; at the latest after 250 ms (1 s for the first event without
         `initialize`). `session_id` and `question_id` may also stand in `metadata` (`sessionId`, `questionId`).
         """
         self._loop.seen()

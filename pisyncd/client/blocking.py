@@ -55,7 +55,7 @@ class TelemetryClient:
         """Keeps an event and gives its id, None for what is none; never raises, `get_status()` counts.
 
         When this returns the event is on disk and survives the end of the program, however it comes. Should the disk
-        not answer within 50 ms (1 s for the first event without `initialize`) it returns nevertheless, and the event
+        not answer within 250 ms (1 s for the first event without `initialize`) it returns nevertheless, and the event
         follows as soon as the disk does. `session_id` and `question_id` may also stand in `metadata` (`sessionId`,
         `questionId`).
         """

@@ -22,7 +22,7 @@ from pisyncd.client.views import ClientStatus, FailureView, Problem, SyncResult
 from pisyncd.client.writer import DISK_HINT, Captured
 
 #: A capture waits at most so long until it is on disk; usually that is a fraction of a millisecond.
-KEPT_WAIT_S = 0.05
+KEPT_WAIT_S = 0.25
 #: The first one of a process, which finds the queue not yet opened, so long at most; `initialize` opens it.
 OPEN_WAIT_S = 1.0
 INITIALIZE_S = 5.0

@@ -40,7 +40,7 @@ class ClientStatus(TypedDict):
     captured, sent, failed, dropped, pending   of the queue since it was made, whoever captured and sent;
                                                captured = sent + failed + dropped + pending
     pending_bytes      what pending events take
-    unwritten          captures of this process on their way to the disk; they are counted when they are there
+    unwritten          calls of this process whose events are on their way to the disk, and are counted when there
     durable            everything that waits is on disk
     state              `idle`, `sending`, `waiting` (for the next flush), `backing-off`
     next_attempt_s     seconds until the next attempt while backing off, else None

@@ -70,8 +70,8 @@ class Writer:
 
     @property
     def waiting(self) -> int:
-        """Captures that are in memory only, for the moment."""
-        return self._inbox.qsize()
+        """Calls whose captures are in memory only, for the moment."""
+        return self._put - self._taken
 
     @property
     def dropped(self) -> int:
