@@ -92,7 +92,8 @@ async def test_hostile_clocks_break_nothing(cloud: Cloud) -> None:
     far = 2**53
     await send(
         cloud, device,
-        recorded("one", far, 1, wall_ms=-far, clock_trusted=True), recorded("two", 0, 2, wall_ms=far, clock_trusted=True),
+        recorded("one", far, 1, wall_ms=-far, clock_trusted=True),
+        recorded("two", 0, 2, wall_ms=far, clock_trusted=True),
         sentBootId="two", sentBoottimeMs=far, boots={"one": far, "two": far}, echo=[far, 0, far],
     )  # fmt: skip
     assert set(await spans(cloud)) == {"one", "two"}
