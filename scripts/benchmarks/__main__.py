@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import daemon, ingest, learning, transfers
+from benchmarks import capture, daemon, ingest, learning, transfers
 from benchmarks.result import Options, Result, Skipped
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "repeated-failures": ingest.repeated_failures,
     "sync-event": ingest.sync_event,
     "learning-events": learning.learning_events,
+    "capture": capture.capture,
+    "drain": capture.drain,
     "latency": daemon.latency,
     "sqlite-copies": daemon.sqlite_copies,
     "idle": daemon.idle,

@@ -26,6 +26,7 @@ class Plan:
 
     One connection per entry of `tokens`; `devices[i]`, when given, replaces `@@DEVICE@@` in the body and path. With
     `rate` so many requests a second are sent over all connections together, else each answer is followed by the next.
+    `unix` names a Unix socket instead of host and port; `headers` are more header lines, each with its CRLF.
     """
 
     host: str
@@ -38,6 +39,8 @@ class Plan:
     seconds: float = 10.0
     first_seq: int = 0
     rate: float = 0.0
+    unix: str = ""
+    headers: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,15 +62,19 @@ class Connection:
 
     def __init__(self, plan: Plan, index: int) -> None:
         """Connect and prepare everything that stays the same."""
-        self.sock = socket.create_connection((plan.host, plan.port), timeout=30)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if plan.unix:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(plan.unix)
+        else:
+            self.sock = socket.create_connection((plan.host, plan.port), timeout=30)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         device = plan.devices[index] if plan.devices else ""
         body = plan.body.replace("@@DEVICE@@", device)
         filled = body.replace("@@SEQ@@", "0" * 12).replace("@@RANDOM@@", "0" * 8)
         length = len(filled.encode())
         head = (
             f"{plan.method} {plan.path.replace('@@DEVICE@@', device)} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
-            f"Authorization: Bearer {plan.tokens[index]}\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {plan.tokens[index]}\r\nContent-Type: application/json\r\n{plan.headers}"
             f"Content-Length: {length}\r\n\r\n"
         )
         self._parts = [part.split(b"@@RANDOM@@") for part in (head + body).encode().split(b"@@SEQ@@")]

@@ -121,9 +121,10 @@ class Device:
             raise
         return connection
 
-    def ask(self, method: str, path: str, body: bytes | None = None) -> place.Answer:
-        """Make one request on the status socket."""
-        return place.ask(self._connect, method, path, body=body)
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> place.Answer:
+        """Make one request on the socket; keyword arguments become headers with `_` as `-`."""
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        return place.ask(self._connect, method, path, headers=sent, body=body)
 
     def status(self) -> Any:
         """Return what GET /status says."""
