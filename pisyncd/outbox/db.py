@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -88,6 +89,7 @@ class InThread(SQLite3Adapter):
         return None if row is None else row[0]
 
 
+@cache
 def queries(name: str, *, in_thread: bool = False) -> Any:
     """The named queries of `<name>.sql` beside this file; `in_thread`: those for use inside of `Database.write`."""
     driver = cast(Any, InThread if in_thread else OneHop)
