@@ -218,12 +218,12 @@ class Export:
                 log.warning("export.file_missing", path=str(source))
                 report.files_missing.append(f"{dataset.name}/{entry.path}")
                 continue
-            if left is None:
-                size, digest = await run(self._directory.seal, source)
-                files.append(msgspec.structs.replace(entry, bytes=size, sha256=digest))
-            elif left:
-                size, digest = await run(self._directory.seal, temporary)
+            is_copied = await run(temporary.is_file)
+            if left:
+                # Counted anew in both cases: a run that was killed may have replaced the file already.
+                size, digest = await run(self._directory.seal, temporary if is_copied else source)
                 files.append(msgspec.structs.replace(entry, rows=left, bytes=size, sha256=digest))
+            if left and is_copied:
                 finished[entry.path] = temporary
         return files, finished
 

@@ -142,18 +142,18 @@ def _counted(path: Path, written: int) -> int:
     return rows
 
 
-def copy_without(source: Path, target: Path, through: Callable[[str], int], room: Callable[[], None]) -> int | None:
-    """Copies a file without the rows whose ord is at most `through(user_id)`.
+def copy_without(source: Path, target: Path, through: Callable[[str], int], room: Callable[[], None]) -> int:
+    """Copies a file without the rows whose ord is at most `through(user_id)`; gives the rows that are left.
 
-    Gives the rows that are left; None, and no target, when there was nothing to leave out. Raises FileNotFoundError
-    when there is no source, otherwise as Partitions does.
+    When there is nothing to leave out there is no target. Raises FileNotFoundError when there is no source, otherwise
+    as Partitions does.
     """
     pa, pq = _arrow(), _parquet()
     if not source.is_file():
         raise FileNotFoundError(source)
     with _faults(), pq.ParquetFile(source) as file:
         if not any(_unwanted(file.read_row_group(i, columns=["ord", "user_id"]), through) for i in _groups(file)):
-            return None
+            return int(file.metadata.num_rows)
         left = 0
         with pq.ParquetWriter(target, file.schema_arrow, compression="zstd", store_schema=False) as writer:
             for index in _groups(file):

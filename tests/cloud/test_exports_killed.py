@@ -103,3 +103,4 @@ async def test_killed_while_a_user_is_taken_out(store: Store, db: Database, tmp_
         left = warehouse.all(f"SELECT DISTINCT user_id FROM {{{dataset}}} WHERE user_id IS NOT NULL")
         assert sorted(left) == [(USERS[3],), (USERS[4],)]
         assert warehouse.value(f"SELECT count(*) FROM {{{dataset}!}}") == len(warehouse.ids(dataset))
+        assert warehouse.manifest(dataset)["rows"] == len(warehouse.ids(dataset))
