@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+import jwt
 import pytest
 from intake_rig import BATCH_PATH, SESSION_PATH, Answer, RecordingIntake
 from page_rig import NEVER, SESSION, Opener, capture, start, status, until
@@ -176,12 +177,17 @@ async def test_what_one_learner_left_is_not_sent_as_the_next_one(open_page: Open
 
 
 async def test_a_jwt_names_its_learner(open_page: Opener, intake: RecordingIntake) -> None:
-    claims = "eyJzdWIiOiAi", "IifQ"
-    page = await open_page(**NEVER, token=f"h.{claims[0]}YQ{claims[1]}.s")
-    await capture(page, 1)
-    await page.evaluate("telemetry.close()")
-    await intake.until(lambda: len(intake.requests) == 1)
-    assert "PiSync-User" not in intake.requests[0].headers
+    first, second = (jwt.encode({"sub": user}, "k" * 32, algorithm="HS256") for user in (LEARNER, OTHER))
+    page = await open_page(**NEVER, token=first)
+    ids = await capture(page, 2)
+    await page.evaluate("(token) => telemetry.setToken(token)", second)
+    others = await capture(page, 1)
+    await page.evaluate("telemetry.sync()")
+    await page.evaluate("(token) => telemetry.setToken(token)", first)
+    await intake.holding(3)
+    sent = [(request.headers["Authorization"], request.ids) for request in intake.requests]
+    assert sent == [(f"Bearer {second}", others), (f"Bearer {first}", ids)]
+    assert all("PiSync-User" not in request.headers for request in intake.requests)
 
 
 async def test_the_sync_service_has_the_words_of_the_sync_api(open_page: Opener, intake: RecordingIntake) -> None:
