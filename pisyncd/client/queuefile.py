@@ -117,8 +117,9 @@ class QueueFile:
         if not path.exists():
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        self._db = _connected(os.fspath(path), self._busy_s)
+        # Before it is opened: what is found damaged must not be mistaken for what another thread puts in its place.
         self._identity = _identity(path)
+        self._db = _connected(os.fspath(path), self._busy_s)
         self._fault = None
 
     def _trouble(self, error: Exception) -> StoreTrouble:
@@ -134,7 +135,7 @@ class QueueFile:
 
     def _set_aside(self, path: Path) -> str:
         """A damaged file is kept under another name, once: another process may have set it aside already."""
-        mine = self._identity or _identity(path)
+        mine = self._identity
         self._close()
         if mine is None or mine != _identity(path):
             return "it is set aside already"

@@ -165,24 +165,25 @@ def judge_batch(ids: Sequence[str], answer: Any) -> Settled:
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, dict):
         raise Strange("the answer holds no data")
-    results = data.get("results")
-    if not isinstance(results, list):
-        return _by_counts(len(ids), data)
-    by_id = {each.get("itemId"): each for each in results if isinstance(each, dict) and _hashable(each.get("itemId"))}
+    found = data.get("results")
+    results = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    by_id = {each["itemId"]: each for each in results if isinstance(each.get("itemId"), str)}
     failed: dict[int, Trouble] = {}
+    unsaid = 0
     for index, each_id in enumerate(ids):
         if (result := by_id.get(each_id)) is None:
-            raise Strange(f"the answer does not speak of event {each_id}")
-        if result.get("status") not in ("synced", "duplicate"):
+            unsaid += 1
+        elif result.get("status") not in ("synced", "duplicate"):
             failed[index] = _refused(result, _text(result.get("status"), 100) or "failed")
+    if unsaid and not _all_counted(len(ids), len(failed), data):
+        raise Strange("the answer does not speak of each event")
     return Settled(failed=failed)
 
 
-def _by_counts(count: int, data: dict[str, Any]) -> Settled:
-    good = data.get("successful"), data.get("duplicates", 0)
-    if _count(data.get("processed")) and all(map(_count, good)) and data["processed"] == count and sum(good) == count:
-        return Settled()
-    raise Strange("the answer does not speak of each event")
+def _all_counted(count: int, failed: int, data: dict[str, Any]) -> bool:
+    """Whether the events that an answer does not name are taken: it names what it refused, and counts the others."""
+    counts = [data.get(name, 0) for name in ("failed", "conflicts")]
+    return data.get("processed") == count and all(map(_count, counts)) and sum(counts) == failed
 
 
 def _refused(said: dict[str, Any], otherwise: str) -> Trouble:
@@ -191,10 +192,6 @@ def _refused(said: dict[str, Any], otherwise: str) -> Trouble:
 
 def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _hashable(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _text(value: Any, length: int) -> str:

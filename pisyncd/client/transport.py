@@ -49,7 +49,8 @@ class Link:
 
     def ask(self, method: str, path: str, body: Any = None, *, user_id: str = "") -> Answer:
         """One request, at most `timeout_s` long. Raises Unreachable."""
-        headers = {"Accept": "application/json"}
+        # Of a batch, only what was refused needs to be named.
+        headers = {"Accept": "application/json", "Prefer": "return=minimal"}
         if user_id:
             headers[USER_HEADER] = user_id
         if self._token:

@@ -106,7 +106,12 @@ class Server:
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events that came, in their order."""
-        return [event for asked in self.asked if "telemetry" in asked.path for event in asked.events]
+        return [
+            event
+            for asked in self.asked
+            if asked.method == "POST" and "telemetry" in asked.path
+            for event in asked.events
+        ]
 
     @property
     def ids(self) -> list[str]:
