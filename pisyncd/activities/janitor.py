@@ -28,7 +28,6 @@ class Janitor:
 
     async def step(self) -> float:
         """Seconds until the next sweep."""
-        await self._outbox.messages.tell_shed(self._outbox.ledger)
         await self._outbox.db.shrink()
         return INTERVAL_S
 

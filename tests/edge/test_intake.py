@@ -437,3 +437,54 @@ async def test_a_damaged_outbox_ends_the_daemon_which_repairs_it(rig: Rig, app: 
     assert woken
     with pytest.raises(sqlite3.DatabaseError, match="malformed"):
         await Clerk(rig.outbox).step()
+
+
+NASTY = [
+    b"null", b"true", b"-1", b"1e999", b"12345678901234567890123", b"[]", b"{}", b'""', b'"\\u0000"', b'"\\ud800"',
+    b'"\\udc00x"', b'"' + b"\xff" + b'"', b'"' + b"x" * 300 + b'"', b"[" * 400 + b"]" * 400, b"[" * 3000 + b"]" * 3000,
+    b'{"a":' * 300 + b"1" + b"}" * 300, b'{"name":1}', b'{"a":1,"a":2}', b"{", b"\xef\xbb\xbf{}",
+    b'"2026-13-40T99:99:99Z"',
+    b'"\'; DROP TABLE messages; --"', b"NaN", b"0.1e1", b'"' + "\u202e\u0000é".encode() + b'"',
+]  # fmt: skip
+SHAPES = [
+    ("/api/telemetry/track", b'{"eventType":%s,"eventData":{"a":1}}'),
+    ("/api/telemetry/track", b'{"eventType":"x","eventData":%s}'),
+    ("/api/telemetry/track", b'{"eventType":"x","eventData":{"a":%s}}'),
+    ("/api/telemetry/track", b'{"eventType":"x","metadata":%s}'),
+    ("/api/telemetry/track", b'{"eventType":"x","metadata":{"eventId":%s,"priority":3}}'),
+    ("/api/telemetry/track", b'{"eventType":"x","metadata":{"clientTimestamp":%s}}'),
+    ("/api/telemetry/batch", b'{"batchId":%s,"items":[1]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":%s}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[%s]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":"progress","itemData":%s}]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":"progress","itemData":{"a":%s}}]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":"progress","id":%s,"itemData":{}}]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":%s,"itemData":{}}]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":"event","itemData":%s}]}'),
+    ("/api/telemetry/batch", b'{"batchId":"b","items":[{"itemType":"event","itemData":{"event_version":%s}}]}'),
+    ("/v1/telemetry/events", b'{"events":%s}'),
+    ("/v1/telemetry/events", b'{"events":[%s]}'),
+    ("/v1/telemetry/events", b'{"source":%s,"events":[]}'),
+    ("/v1/telemetry/events", b'{"events":[{"event_type":"PAUSE_BLUR","session_id":%s,"payload":{"state":"blur"}}]}'),
+    ("/v1/telemetry/events", b'{"events":[{"event_type":"REVIEW_OPENED","session_id":"%%s","payload":%s}]}'),
+    ("/v1/telemetry/events", b'{"events":[{"event_type":"REVIEW_OPENED","session_id":"%%s","payload":{},"seq":%s}]}'),
+    ("/v1/telemetry/events", b'{"events":[{"event_type":"REVIEW_OPENED","session_id":"%%s","payload":{},"id":%s}]}'),
+    ("/v1/sessions", b"%s"),
+    ("/v1/sessions", b'{"mode":%s,"question_ids":["%%s"]}'),
+    ("/v1/sessions", b'{"mode":"quiz","question_ids":%s}'),
+    ("/v1/sessions", b'{"mode":"quiz","question_ids":["%%s"],"filters":{"a":%s}}'),
+    ("/v1/sessions", b'{"mode":"quiz","question_ids":["%%s"],"duration_s":%s}'),
+]
+
+
+@pytest.mark.parametrize("place", range(len(SHAPES)))
+async def test_nothing_that_is_sent_is_a_fault_of_ours(rig: Rig, app: App, place: int) -> None:
+    path, shape = SHAPES[place]
+    for nasty in NASTY:
+        body = shape.replace(b"%%s", new_id().encode()).replace(b"%s", nasty)
+        status, answer, _ = await app.ask("POST", path, body, **NAMED)
+        assert status < 500, (body[:200], answer)
+        assert status in (200, 201) or answer["code"], body[:200]
+    # Whatever was taken is sound JSON for whoever reads it next.
+    for item in await waiting(rig):
+        assert isinstance(data(item), dict)
