@@ -83,6 +83,8 @@ def _check(path: Path, config: Config) -> int:
     print(f"{path}: device {config.device_id} sends to {config.cloud.url}")
     for root in config.watch:
         print(f"  {root.path} as {root.name}, priority {root.priority}")
+    if config.intake.port:
+        _check_port(config)
     for line in advice(config, os.environ):
         print(f"warning: {line}", file=sys.stderr)
     # After the device's name, which is what the token is asked for with.
@@ -91,6 +93,19 @@ def _check(path: Path, config: Config) -> int:
         tcp.authorities(config.cloud.ca_file)
     print("all is right")
     return 0
+
+
+def _check_port(config: Config) -> None:
+    intake = config.intake
+    print(f"  learning events on 127.0.0.1:{intake.port}, of pages of {', '.join(intake.origins) or 'no origin'}")
+    if intake.tokens_file is None:
+        return
+    with memory.lean_imports():
+        from pisyncd.gateway import tokens
+    try:
+        print(f"  for applications with a token: {', '.join(tokens.read(intake.tokens_file)) or 'none yet'}")
+    except OSError as error:
+        print(f"warning: {intake.tokens_file}: {error.strerror}; `pisyncd app-token NAME` makes it", file=sys.stderr)
 
 
 def _app_token(name: str, config: Config) -> int:

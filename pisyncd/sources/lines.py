@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PIECE_BYTES = 256 * 1024
-PIECE_LINES = 200
+PIECE_LINES = 100
 LINE_BYTES_MAX = 64 * 1024
 TAIL_BYTES = 4096
 BLOCK_BYTES = 1024 * 1024

@@ -224,6 +224,9 @@ def test_the_command_makes_a_token_and_keeps_its_hash_only(tmp_path: Path) -> No
     assert tokens.Tokens(file).name_of(token) == "quiz"
     assert token not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    command = [sys.executable, "-m", "pisyncd", "check-config", "--config", str(config)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ)).stdout
+    assert "for applications with a token: quiz" in checked
     assert run("bad name", f"intake: {{tokens_file: {file}}}\n").returncode == 78
     said = run("quiz", "")
     assert (said.returncode, "intake.tokens_file" in said.stderr) == (78, True)
