@@ -7,6 +7,7 @@ the last seconds, and never damages what was there. Several processes may have i
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import threading
@@ -14,11 +15,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pisyncd.client import salvage
+
 VERSION = 1
 #: How long a statement waits for another process's transaction before it is StoreTrouble `queue-busy`.
 BUSY_S = 5.0
 REOPEN_S = 5.0
 HOLD_S = 5.0
+DAMAGED_KEPT = 3
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 # For the sender to write back in its own time: a checkpoint waits for the disk, and capturing must not.
@@ -62,6 +66,9 @@ class QueueFile:
                     raise
             except (sqlite3.Error, OSError) as error:
                 raise self._trouble(error) from error
+            if write and self.path is not None and self._identity != _identity(self.path):
+                # Set aside in this very moment: perhaps too late to be read from there.
+                raise StoreTrouble("queue-moved", f"{self.path} is another file now")
 
     def checkpoint(self) -> None:
         """Writes back what is in the log. Waits for the disk; other connections go on."""
@@ -112,15 +119,18 @@ class QueueFile:
         if self._fault is not None and time.monotonic() < self._fault_until:
             raise OSError(self._fault.detail)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _alone(path.parent):
+            self._make(path)
+        self._fault = None
+
+    def _make(self, path: Path) -> None:
         # Made here, and only when missing: it holds what learners do, and closing another descriptor of a file that
         # is open in this process would drop SQLite's locks on it.
         if not path.exists():
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        # Before it is opened: what is found damaged must not be mistaken for what another thread puts in its place.
         self._identity = _identity(path)
         self._db = _connected(os.fspath(path), self._busy_s)
-        self._fault = None
 
     def _trouble(self, error: Exception) -> StoreTrouble:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
@@ -137,13 +147,51 @@ class QueueFile:
         """A damaged file is kept under another name, once: another process may have set it aside already."""
         mine = self._identity
         self._close()
-        if mine is None or mine != _identity(path):
-            return "it is set aside already"
-        kept = path.with_name(f"{path.name}.damaged-{mine[1]}")
-        for ending in ("", "-wal", "-shm"):
-            with contextlib.suppress(OSError):
-                os.replace(f"{path}{ending}", f"{kept}{ending}")  # noqa: PTH105
+        with _alone(path.parent):
+            if mine is None or mine != _identity(path):
+                return "it is set aside already"
+            kept = path.with_name(f"{path.name}.damaged-{mine[1]}")
+            for ending in ("", "-wal", "-shm"):
+                with contextlib.suppress(OSError):
+                    os.replace(f"{path}{ending}", f"{kept}{ending}")  # noqa: PTH105
+            _forget_oldest(path)
+            rows = salvage.readable(kept)
+            with contextlib.suppress(sqlite3.Error, OSError):
+                self._make(path)
+                assert self._db is not None
+                salvage.put(self._db, rows)
+                return f"{len(rows)} events could be read and go on; it is kept as {kept.name}"
         return f"it is kept as {kept.name}"
+
+
+def _forget_oldest(path: Path) -> None:
+    """A card that damages its files again and again must not fill itself with them."""
+    found = [each for each in path.parent.glob(f"{path.name}.damaged-*") if each.name.rpartition("-")[2].isdigit()]
+    for old in sorted(found, key=lambda each: each.stat().st_ctime)[:-DAMAGED_KEPT]:
+        for ending in ("", "-wal", "-shm"):
+            Path(f"{old}{ending}").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps others from opening a queue whose three files are being renamed: they would mix old and new.
+
+    Nobody is waited for longer than BUSY_S.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + BUSY_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.005)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(fd)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -11,11 +11,11 @@ from pisyncd.client import rules
 from pisyncd.client.events import Event, Spoiled, now_rfc3339
 from pisyncd.client.queuefile import BUSY_S, QueueFile
 from pisyncd.client.rules import Settled, Trouble
+from pisyncd.client.salvage import COLUMNS
 
 FAILED_MAX = 1000
 SESSIONS_SPAN = 10_000
 GROUP_BYTES_MAX = 256 * 1024
-_COLUMNS = "id, event_type, kind, rank, user_id, seq, body, bytes"
 _COUNTERS = ("captured", "sent", "failed", "dropped", "pending", "bytes")
 
 
@@ -166,7 +166,7 @@ class Store:
         """Puts what was refused, and is still kept, into the queue again; how many."""
         with self.file.using(write=True) as db:
             found = db.execute(
-                f"INSERT INTO events ({_COLUMNS}) SELECT {_COLUMNS} FROM failed WHERE body IS NOT NULL ORDER BY n"  # noqa: S608
+                f"INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM failed WHERE body IS NOT NULL ORDER BY n"  # noqa: S608
             ).rowcount
             db.execute("DELETE FROM failed WHERE body IS NOT NULL")
             db.execute("UPDATE totals SET failed = failed - ?", (found,))
@@ -188,14 +188,14 @@ def _insert(db: sqlite3.Connection, event: Event) -> None:
     if event.kind == "learning":
         seq = db.execute(_NEXT_SEQ, (event.session_id,)).fetchone()[0]
     db.execute(
-        f"INSERT INTO events ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT INTO events ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         (event.id, event.event_type, event.kind, event.rank, event.user_id, seq, event.body, event.bytes),
     )
 
 
 def _fail(db: sqlite3.Connection, n: int, trouble: Trouble) -> int:
     return db.execute(
-        f"INSERT INTO failed ({_COLUMNS}, code, detail, at) SELECT {_COLUMNS}, ?, ?, ? FROM events WHERE n = ?",  # noqa: S608
+        f"INSERT INTO failed ({COLUMNS}, code, detail, at) SELECT {COLUMNS}, ?, ?, ? FROM events WHERE n = ?",  # noqa: S608
         (trouble.code, trouble.detail, now_rfc3339(), n),
     ).rowcount
 
