@@ -17,7 +17,7 @@ from pisyncd.activities.preparing import Preparer, PrepareRules
 from pisyncd.activities.prober import Prober
 from pisyncd.activities.rescuer import Rescuer
 from pisyncd.activities.sender import Sender
-from pisyncd.activities.spool import Spool
+from pisyncd.activities.spool import REFUSED, Spool
 from pisyncd.activities.uploader import Lane
 from pisyncd.activities.watchdog import Watchdog
 from pisyncd.activities.watcher import Watcher
@@ -65,7 +65,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     cycle = _cycle(config, outbox, lanes, sender, once=once)
     watcher = _watcher(config, outbox, way, pulse, once=once)
     prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.anything_owed)
-    janitor = Janitor(outbox, config.state_dir / SPOOL)
+    janitor = Janitor(outbox, config.state_dir / SPOOL, config.intake_dir / REFUSED)
     clerk = _clerk(config, outbox, sender)
     spool = Spool(outbox, config.intake_dir)
     device = RunningDevice(

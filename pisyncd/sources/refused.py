@@ -5,9 +5,12 @@ What stands behind the length that is committed is of a run that was cut off: it
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable
+from pathlib import Path
 
 import msgspec
 
@@ -38,6 +41,8 @@ def append(directory: int, name: bytes, length: int, data: Iterable[bytes]) -> i
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or lines.fault(status):
             raise OSError(f"{os.fsdecode(name)!r} in the directory for refused lines is not a file of its own")
+        # Somebody may have tidied up: no hole is made where the lines before were.
+        length = min(length, status.st_size)
         os.ftruncate(descriptor, length)
         for block in data:
             view = memoryview(block)
@@ -51,6 +56,20 @@ def append(directory: int, name: bytes, length: int, data: Iterable[bytes]) -> i
     # A new name is durable only with its directory.
     os.fsync(directory)
     return length
+
+
+def trim(directory: Path, bytes_max: int) -> int:
+    """Removes the oldest files until the others have at most so many bytes together; gives how many went."""
+    with contextlib.suppress(FileNotFoundError):
+        found = [(path.lstat(), path) for path in directory.iterdir()]
+        newest = sorted(((status.st_mtime_ns, status.st_size, path) for status, path in found), reverse=True)
+        total = itertools.accumulate(size for _, size, _ in newest)
+        old = [path for (_, _, path), through in zip(newest, total, strict=True) if through > bytes_max]
+        for path in old:
+            if not path.is_dir() or path.is_symlink():
+                path.unlink(missing_ok=True)
+        return len(old)
+    return 0
 
 
 def told(reasons: Iterable[Reason]) -> Iterable[bytes]:

@@ -16,6 +16,11 @@ from .gateway_rig import Rig
 USER = "0b9d3d1a-52c4-4b9a-9f6e-6f2f0a3a9b01"
 OTHER = "0b9d3d1a-52c4-4b9a-9f6e-6f2f0a3a9b02"
 NAMED = {"PiSync-User": USER}
+TRACK = {
+    "eventType": "interview_completed",
+    "eventData": {"score": 85},
+    "metadata": {"clientTimestamp": "2024-01-20T10:30:00Z", "userAgent": "Firefox", "eventId": "evt_1", "priority": 9},
+}
 
 
 def new_id() -> str:

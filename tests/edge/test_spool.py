@@ -15,6 +15,7 @@ import pytest
 from pisyncd.activities.spool import QUIET_S, Spool
 from pisyncd.core.errors import StorageBusy
 from pisyncd.outbox import Outbox, open_outbox
+from pisyncd.sources import refused
 
 from .intake_rig import OTHER, USER, event, new_id
 from .outbox_rig import FakeClock
@@ -306,3 +307,13 @@ async def test_locked_storage_is_trouble_that_passes(place: Place) -> None:
     path = place.move_in("a.jsonl", tracked(1))
     await place.settle()
     assert (path.exists(), place.spool.status.paused) == (True, "locked")
+
+
+async def test_refused_lines_are_kept_to_look_at_within_a_limit(place: Place) -> None:
+    for number in range(4):
+        path = place.refused / f"{number}.jsonl"
+        path.write_text("x" * 100)
+        os.utime(path, (number, number))
+    assert refused.trim(place.refused, 250) == 2
+    assert sorted(path.name for path in place.refused.iterdir()) == ["2.jsonl", "3.jsonl"]
+    assert refused.trim(place.root / "nothing", 1) == 0
