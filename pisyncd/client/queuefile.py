@@ -25,7 +25,7 @@ HOLD_S = 5.0
 DAMAGED_KEPT = 3
 _SCHEMA = Path(__file__).with_name("schema.sql")
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-# For the sender to write back in its own time: a checkpoint waits for the disk, and capturing must not.
+# The sender writes back in its own time, every few seconds: that waits for the disk, and capturing must not.
 _WAL_PAGES_MAX = 4000
 
 

@@ -24,6 +24,7 @@ from pisyncd.client.transport import Answer, Link, Unreachable
 from pisyncd.client.views import Problem, SyncResult
 from pisyncd.client.writer import DISK_HINT
 
+LOOK_S = 0.05
 TURN_LOOK_S = 0.05
 TURN_RETRY_S = 1.0
 TURN_WAIT_S = 30.0
@@ -87,6 +88,7 @@ class Sender:
         wait_s = 0.0
         while not self._stopping:
             wait_s = self.step(wait_s)
+        self._tell(self._collect(0.0), self._result(_problem(Trouble(code="closed", detail="the client is closed"))))
 
     def step(self, wait_s: float) -> float:
         """Waits until there is something to do or `wait_s` are over, does it; the seconds until the next look."""
@@ -94,16 +96,20 @@ class Sender:
         self._woken, fresh = False, self._fresh
         try:
             result = self._round(forced=bool(asked)) if asked or time.monotonic() >= self.due else self._result(None)
-            if fresh:
-                self._fresh = max(0, self._fresh - fresh)
-                self._housekeep()
         except Exception as error:
             # A thread that ends would send nothing any more.
             result = self._postponed(self._silence(Trouble(code="internal", detail=repr(error)[:500])))
+        self._tell(asked, result)
+        if fresh:
+            self._fresh = max(0, self._fresh - fresh)
+            self._housekeep()
+        left = max(0.0, self.due - time.monotonic()) or self._config.flush_s
+        return max(LOOK_S, min(self._config.flush_s, left))
+
+    def _tell(self, asked: Sequence[Future[SyncResult]], result: SyncResult) -> None:
         for each in asked:
             if each.set_running_or_notify_cancel():
                 each.set_result(result)
-        return min(self._config.flush_s, max(0.0, self.due - time.monotonic()) or self._config.flush_s)
 
     def _collect(self, wait_s: float) -> list[Future[SyncResult]]:
         found: list[Future[SyncResult]] = []

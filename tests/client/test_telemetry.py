@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from pisyncd.client.measure import capture_ms
 
 from .rig import QUESTION, SESSION, USER, Client, Server
 
@@ -93,3 +96,9 @@ def test_what_is_no_event_is_counted_and_never_raised(server: Server, client: Cl
     assert (status["captured"], status["sent"], status["failed"], status["pending"]) == (11, 1, 10, 0)
     assert {each["code"] for each in status["failures"]} <= {"event-invalid", "payload-too-large"}
     assert status["last_error"] is not None
+
+
+def test_what_capturing_costs_can_be_measured(tmp_path: Path) -> None:
+    found = capture_ms(50, folder=tmp_path)
+    assert found["durable"] and 0 < found["p50_ms"] <= found["p95_ms"] <= found["max_ms"]
+    assert not list(tmp_path.iterdir())
