@@ -21,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import msgspec
+
 from cloud.rules import rows, streaks, times
 from cloud.rules.facts import AttemptFact, Fact, Fault, MessageFact, Place, Stamp, SyncFact, TrackFact
 from cloud.rules.streaks import State
@@ -64,8 +66,7 @@ class Recorded:
     time_flags: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class First:
+class First(msgspec.Struct, frozen=True, kw_only=True):
     """A generic event as it is kept; the answer to its first sending and to every repeat."""
 
     digest: bytes
@@ -73,8 +74,7 @@ class First:
     batch_id: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one fact."""
 
     item_id: str

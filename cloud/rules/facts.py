@@ -1,24 +1,27 @@
-"""What is reported, checked and in one form, whichever way it came. `rules.admit` judges these."""
+"""What is reported, checked and in one form, whichever way it came. `rules.admit` judges these.
+
+What comes by the thousand is a Struct, see `pisyncd.core.envelope.Envelope`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 
+import msgspec
+
 from pisyncd.core.envelope import Envelope
 from pisyncd.core.session import SessionChange
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Where a message stands in its device's stream."""
 
     stream: str
     seq: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """When something happened by the device's clocks. Times in milliseconds."""
 
     boot_id: str | None = None
@@ -72,8 +75,7 @@ class MessageFact:
     sent_ms: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrackFact:
+class TrackFact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One generic event; `user_id` '' when it is of no user in particular. `item_id` is how the answer names it."""
 
     item_id: str
@@ -89,8 +91,7 @@ class TrackFact:
     item_type: str = "event"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttemptFact:
+class AttemptFact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event of envelope v1. Without a user of its own it gets the session's."""
 
     item_id: str

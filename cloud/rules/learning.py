@@ -32,11 +32,13 @@ def event_fact(
     data: bytes, body: str, *, item_id: str | None, place: Place | None, stamp: Stamp, user_id: str | None
 ) -> TrackFact | AttemptFact:
     """The event in a batch's item: envelope v1 where it says `event_version`, else a generic one. Raises Refusal."""
-    if _is_envelope(data):
+    # Without the name in it, nothing has to be decoded to say no.
+    if b"event_version" in data:
         judged = envelope.judge(data, user_id=user_id)
-        if isinstance(judged, Rejection):
+        if isinstance(judged, Envelope):
+            return AttemptFact(item_id=item_id or judged.id, event=judged, body=body, place=place, stamp=stamp)
+        if _is_envelope(data):
             raise Refusal(422, judged.code, judged.detail)
-        return AttemptFact(item_id=item_id or judged.id, event=judged, body=body, place=place, stamp=stamp)
     event = track.decode_item(data)
     event_id = event.id or item_id or f"auto-{event.digest.hex()}"
     return track_fact(event, event_id, body, user_id, item_id=item_id, place=place, stamp=stamp)
@@ -68,9 +70,6 @@ def track_fact(
 
 
 def _is_envelope(data: bytes) -> bool:
-    # Without the name in it no decoding is needed to say no.
-    if b"event_version" not in data:
-        return False
     try:
         return _version_decoder.decode(data).event_version is not None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -21,6 +24,9 @@ from pisyncd.core.errors import StorageBusy
 
 T = TypeVar("T")
 READERS = 3
+#: Rows of one statement; 19 columns of them are far below SQLite's 32,766 parameters.
+MANY_ROWS = 50
+_ONE_ROW = re.compile(r"VALUES\s*(\((?:\?,\s*)*\?\))")
 _OPEN_ATTEMPTS = 30
 
 _SHARED_PRAGMAS = ("PRAGMA busy_timeout=30000", "PRAGMA foreign_keys=ON", "PRAGMA temp_store=MEMORY")
@@ -55,6 +61,17 @@ async def _call(work: Awaitable[T]) -> T:
         raise _mapped(error) from error
 
 
+@cache
+def _many(sql: str, rows: int) -> str | None:
+    """An INSERT of one row as one of many; None for any other statement.
+
+    Between two rows of executemany the thread gives the interpreter's lock away and, while another computes, waits 5 ms
+    to have it back; one statement keeps the whole work out of the interpreter.
+    """
+    found = _ONE_ROW.search(sql)
+    return None if found is None else f"{sql[: found.start(1)]}{', '.join([found[1]] * rows)}{sql[found.end(1) :]}"
+
+
 class _SqliteTx:
     def __init__(self, connection: aiosqlite.Connection, queries: dict[str, Query]) -> None:
         self._connection = connection
@@ -76,8 +93,17 @@ class _SqliteTx:
         return (await _call(self._connection.execute(self._queries[name].sql, params))).rowcount
 
     async def bulk(self, name: str, rows: Values) -> None:
-        if rows:
-            await _call(self._connection.executemany(self._queries[name].sql, rows))
+        if not rows:
+            return
+        sql = self._queries[name].sql
+        many = _many(sql, MANY_ROWS) if len(rows) >= MANY_ROWS else None
+        begun = 0
+        while many and len(rows) - begun >= MANY_ROWS:
+            part = tuple(chain.from_iterable(rows[begun : begun + MANY_ROWS]))
+            await _call(self._connection.execute(many, part))
+            begun += MANY_ROWS
+        if begun < len(rows):
+            await _call(self._connection.executemany(sql, rows[begun:]))
 
     async def lookup(self, name: str, rows: Values) -> list[Row]:
         if not rows:

@@ -163,9 +163,11 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Envelope:
-    """One event, checked; `payload` is its JSON as sent, ids are in lower case, `client_ts_ms` wall milliseconds."""
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One event, checked; `payload` is its JSON as sent, ids are in lower case, `client_ts_ms` wall milliseconds.
+
+    A Struct and not a dataclass: 10,000 of them a second are made, and a frozen dataclass takes five times as long.
+    """
 
     id: str
     event_type: str
@@ -314,7 +316,8 @@ def _checked(
 
 
 def _digest(*parts: object) -> bytes:
-    return hashlib.blake2b(repr(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    # NUL stands in none of the parts: JSON and ids have no control characters.
+    return hashlib.blake2b("\0".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def derived_id(digest: bytes) -> str:

@@ -11,6 +11,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import select
 import socket
 import sys
@@ -21,8 +22,8 @@ _RECEIVE_BYTES = 64 * 1024
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to send. In `body`, `@@SEQ@@` becomes a number of 12 digits that no other request of the run has, and each
-    `@@RANDOM@@` 8 random hex digits of its own.
+    """What to send. In `body`, `@@SEQ@@` becomes a number of 12 digits that no other request of the run has, and
+    `@@COUNT@@` the last 8 digits of it, and each `@@RANDOM@@` 8 random hex digits of its own.
 
     One connection per entry of `tokens`; `devices[i]`, when given, replaces `@@DEVICE@@` in the body and path. With
     `rate` so many requests a second are sent over all connections together, else each answer is followed by the next.
@@ -70,20 +71,19 @@ class Connection:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         device = plan.devices[index] if plan.devices else ""
         body = plan.body.replace("@@DEVICE@@", device)
-        filled = body.replace("@@SEQ@@", "0" * 12).replace("@@RANDOM@@", "0" * 8)
-        length = len(filled.encode())
+        length = len(b"".join(_filled(_pieces(body.encode()), 0)))
         head = (
             f"{plan.method} {plan.path.replace('@@DEVICE@@', device)} HTTP/1.1\r\nHost: {plan.host}:{plan.port}\r\n"
             f"Authorization: Bearer {plan.tokens[index]}\r\nContent-Type: application/json\r\n{plan.headers}"
             f"Content-Length: {length}\r\n\r\n"
         )
-        self._parts = [part.split(b"@@RANDOM@@") for part in (head + body).encode().split(b"@@SEQ@@")]
+        self._pieces = _pieces((head + body).encode())
         self._received = b""
         self.sent_at = 0.0
 
     def send(self, seq: int) -> None:
         """Send the next request."""
-        self.sock.sendall((b"%012d" % seq).join(map(_with_random, self._parts)))
+        self.sock.sendall(b"".join(_filled(self._pieces, seq)))
         self.sent_at = time.perf_counter()
 
     def receive(self) -> bytes | None:
@@ -103,13 +103,24 @@ class Connection:
         return None
 
 
-def _with_random(pieces: list[bytes]) -> bytes:
-    """Join with 8 random hex digits at every joint."""
-    if len(pieces) == 1:
-        return pieces[0]
-    digits = os.urandom(4 * (len(pieces) - 1)).hex().encode()
-    mixed = [digits[8 * index : 8 * index + 8] for index in range(len(pieces) - 1)]
-    return b"".join(piece for pair in zip(pieces, [*mixed, b""], strict=True) for piece in pair)
+def _pieces(text: bytes) -> list[bytes]:
+    """Split at the placeholders, which stay at the odd places."""
+    return re.split(b"(@@SEQ@@|@@COUNT@@|@@RANDOM@@)", text)
+
+
+def _filled(pieces: list[bytes], seq: int) -> list[bytes]:
+    """Fill the odd places in."""
+    filled = pieces.copy()
+    digits = os.urandom(2 * len(pieces)).hex().encode()
+    for index in range(1, len(pieces), 2):
+        match pieces[index]:
+            case b"@@SEQ@@":
+                filled[index] = b"%012d" % seq
+            case b"@@COUNT@@":
+                filled[index] = b"%08d" % (seq % 100_000_000)
+            case _:
+                filled[index] = digits[4 * index - 4 : 4 * index + 4]
+    return filled
 
 
 def run(plan: Plan) -> Outcome:
