@@ -93,6 +93,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         spool=spool,
     )
     sender.forgotten = lanes.doubt
+    sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
     activities: list[Activity] = [
         prober,

@@ -12,67 +12,70 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pisyncd.core import wire
+from pisyncd.core import window, wire
 from pisyncd.core.errors import PermanentError, TransientError
 from pisyncd.outbox import Outbox
 
 DROPPED = "dropped"
-WINDOW_MAX = 16
-#: An answer that takes longer than this fills a queue somewhere: fewer at once arrive as fast.
-SLOW_S = 5.0
-QUICK_S = 2.0
-
 Post = Callable[[list[wire.Item]], Awaitable[wire.BatchAnswer]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Size:
-    """How large batches are and how many are under way at once."""
+    """How large batches are."""
 
     items: int
     bytes_max: int
-    window: int
 
 
-def next_window(window: int, slowest_s: float, *, backlog: bool) -> int:
-    """1 2 4 ... 16 while answers come quickly and there is more to send; half when they are slow."""
-    if slowest_s > SLOW_S:
-        return max(1, window // 2)
-    if backlog and slowest_s < QUICK_S:
-        return min(WINDOW_MAX, window * 2)
-    return window if backlog else 1
+class Pace:
+    """How many batches may be under way, by how long answers take."""
+
+    def __init__(self) -> None:
+        self.window = window.START
+        self._quickest_s = float("inf")
+        self._slowest_s = 0.0
+        self._answers = 0
+
+    def answered(self, took_s: float) -> None:
+        """Adjusts the window after as many answers as it is large."""
+        self._answers += 1
+        self._quickest_s = min(self._quickest_s, took_s)
+        self._slowest_s = max(self._slowest_s, took_s)
+        if self._answers >= self.window:
+            self.window = window.adjust(self.window, slowest_s=self._slowest_s, quickest_s=self._quickest_s)
+            self._answers, self._slowest_s = 0, 0.0
 
 
 class Drain:
     """One run of batches. `marks` is what the cloud has of each stream, `firsts` what was first sent of it."""
 
-    def __init__(self, outbox: Outbox, post: Post, size: Size) -> None:
+    def __init__(self, outbox: Outbox, post: Post, size: Size, pace: Pace) -> None:
         self._outbox = outbox
         self._post = post
         self._size = size
         self._sent_through: dict[str, int] = {}
         self._refused: dict[tuple[str, int], tuple[str, wire.Item]] = {}
+        self.pace = pace
         self.marks: dict[str, int] = {}
         self.firsts: dict[str, int] = {}
         self.accepted = 0
         self.lost = 0
-        self.slowest_s = 0.0
         self.backlog = False
         self.next = wire.Pacing()
         self.trouble: TransientError | PermanentError | None = None
         self.offenders: list[wire.Item] = []
 
-    async def run(self, first: list[wire.Item], batches_max: int) -> None:
-        """Sends `first` and what follows it, at most so many batches; stops early at `trouble`, with all told."""
+    async def run(self, first: list[wire.Item], enough: Callable[[], bool]) -> None:
+        """Sends `first` and what follows it until `enough()`; ends early at `trouble`, with all told."""
         under_way: set[asyncio.Task[None]] = set()
-        batch, begun = first, 0
+        batch = first
         try:
             while under_way or (batch and self.trouble is None):
-                while batch and self.trouble is None and len(under_way) < self._size.window:
+                while batch and self.trouble is None and len(under_way) < self.pace.window:
                     batch = self._fitting(batch)
                     under_way.add(asyncio.create_task(self._deliver(batch)))
-                    begun += 1
-                    batch = await self._following() if begun < batches_max else []
+                    batch = [] if enough() else await self._following()
                 done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
@@ -104,7 +107,7 @@ class Drain:
             if isinstance(error, PermanentError) and not self.offenders:
                 self.offenders = items
             return
-        self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+        self.pace.answered(time.monotonic() - began_s)
         self.next = answer.next
         await self._account(items, answer.data)
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from pisyncd.activities.drain import Drain, Size, next_window
+from pisyncd.activities.drain import Drain, Pace, Size
 from pisyncd.activities.way import Way
 from pisyncd.core import backoff, wire
 from pisyncd.core.errors import LinkDown, TooLarge, TransientError
@@ -22,9 +22,8 @@ FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
-#: Batches that one step sends for each that is under way; a stop waits for no more than these.
-STEP_WINDOWS = 4
-SHARED_BYTES_MAX = 256 * 1024
+NO_PACE = wire.Pacing()
+SHARED_BYTES_MAX = 512 * 1024
 
 
 async def _nobody_cares() -> None:
@@ -32,7 +31,7 @@ async def _nobody_cares() -> None:
 
 
 class Sender:
-    """One step delivers what waits, at most a few batches. Messages wait for company: 10, 12 s, or an urgent one."""
+    """One step delivers what waits. Messages wait for company: 10 of them, 12 s, or an urgent one among them."""
 
     name = "sender"
 
@@ -47,12 +46,15 @@ class Sender:
         self._timeout_s = timeout_s
         self._batch_items = batch_items
         self._items = batch_items
-        self._window = 1
+        self._pace = Pace()
+        self._obeyed = NO_PACE
+        self._single = True
         self._seeking = False
         self._echo: tuple[int, int, int] | None = None
         self._bytes_max = BATCH_BYTES_MAX
         self._patient = patient
         self._misses = 0
+        self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
         way.listen(self.wake)
@@ -78,21 +80,21 @@ class Sender:
     async def _deliver(self) -> float:
         items = await self._outbox.messages.batch(self._items)
         if not items:
-            self._window = 1
+            self._single = True
             return 3600.0
         wait_s = await self._company_s(items)
         if wait_s > 0:
             return wait_s
-        size = Size(items=self._items, bytes_max=self._share(), window=self._window)
-        drain = Drain(self._outbox, self._post, size)
-        await drain.run(items, 1 if self._window == 1 else self._window * STEP_WINDOWS)
+        size = Size(items=self._items, bytes_max=self._bytes_max if self._single else SHARED_BYTES_MAX)
+        drain = Drain(self._outbox, self._post, size, self._pace)
+        await drain.run(items, lambda: self._single or self.stopping() or drain.next not in (NO_PACE, self._obeyed))
         if drain.lost:
             log.warning("messages.refused", count=drain.lost)
-        log.debug("messages.delivered", accepted=drain.accepted, window=self._window, items=self._items)
+        log.debug("messages.delivered", accepted=drain.accepted, window=self._pace.window, items=self._items)
         if drain.offenders and not isinstance(drain.trouble, TransientError):
             return await self._narrow(drain)
         if isinstance(drain.trouble, TransientError):
-            self._window = 1
+            self._single, self._pace = True, Pace()
             raise drain.trouble
         await self._way.succeeded()
         self._widen(drain)
@@ -112,13 +114,9 @@ class Sender:
             self._echo = (sent_ms, answered_ms, cloud_ms)
         return answer
 
-    def _share(self) -> int:
-        """Bytes of one batch, so that all under way together fit into memory."""
-        return self._bytes_max if self._window == 1 else min(self._bytes_max, SHARED_BYTES_MAX)
-
     async def _narrow(self, drain: Drain) -> float:
         """One message that the cloud refuses must not hold up the others: find it."""
-        self._window, self._seeking = 1, True
+        self._single, self._seeking = True, True
         error, items = drain.trouble, drain.offenders
         assert error is not None
         if len(items) > 1:
@@ -129,12 +127,13 @@ class Sender:
     def _widen(self, drain: Drain) -> None:
         """Larger batches, and more of them at once, while a backlog lasts."""
         backlog = drain.backlog and not self._seeking
-        self._items = min(self._items * 2, wire.BATCH_ITEMS_MAX if backlog else self._batch_items)
-        self._window = next_window(self._window, drain.slowest_s, backlog=backlog)
+        self._items = wire.BATCH_ITEMS_MAX if backlog else min(self._items * 2, self._batch_items)
+        self._single = not backlog
         self._seeking = self._seeking and self._items < self._batch_items
 
     def _obey(self, asked: wire.Pacing) -> None:
         """The cloud's pace, within this device's own bounds."""
+        self._obeyed = asked
         if asked.batch_max_events is not None:
             self._items = min(self._items, max(asked.batch_max_events, BATCH_ITEMS_MIN))
         if asked.batch_max_bytes is not None:

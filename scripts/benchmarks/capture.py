@@ -217,6 +217,7 @@ def drain(options: Options) -> Iterator[Line]:
             sent = ground.network.count().up_stream_bytes - before.up_stream_bytes if ground.network and before else 0
             with closing(sqlite3.connect(f"file:{cloud.data / 'pisync.db'}?mode=ro", uri=True)) as db:
                 kept = db.execute("SELECT count(*), count(DISTINCT id) FROM attempt_events").fetchone()
+                batches = db.execute("SELECT count(*), sum(items), sum(duplicates) FROM batch_log").fetchone()
         finally:
             device.close()
             cloud.stop()
@@ -235,6 +236,9 @@ def drain(options: Options) -> Iterator[Line]:
             "sent_bytes": sent,
             "events": QUEUED,
             "kept": kept,
+            "batches": batches[0],
+            "items_sent": batches[1],
+            "items_sent_twice": batches[2],
             "peak_mb": round(peak.mb, 1),
         },
     )
