@@ -23,6 +23,7 @@ from pisyncd.core.errors import ConfigError
 log = structlog.get_logger()
 
 CLOSE_S = 3.0
+SWITCH_S = 0.001
 
 
 def configure_log(settings: Settings) -> None:
@@ -67,6 +68,8 @@ def runner_options(settings: Settings) -> dict[str, Any]:
 async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT. Raises FatalError, StorageBusy, OSError when it cannot begin."""
     check(settings)
+    # Reading one batch must not keep the database's thread from the interpreter for the usual 5 ms.
+    sys.setswitchinterval(SWITCH_S)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

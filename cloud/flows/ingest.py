@@ -28,6 +28,10 @@ from pisyncd.core.errors import StorageBusy, TransientError
 log = structlog.get_logger()
 
 GROUP_FACTS_MAX = 500
+#: While single events come in, groups are kept short, so that these do not wait long for the group before.
+SMALL_FACTS_MAX = 3
+HURRIED_FACTS_MAX = 100
+HURRIED_S = 1.0
 WAITING_MAX = 20_000
 
 
@@ -56,6 +60,9 @@ class Ingest:
         self._figures = figures
         self._notify_after = notify_after
         self._queue: deque[_Waiting] = deque()
+        self._small: deque[_Waiting] = deque()
+        self._small_turn = True
+        self._small_seen_s = float("-inf")
         self._writing: dict[int, list[_Waiting]] = {}
         self._more = asyncio.Event()
         self._closed = False
@@ -67,17 +74,18 @@ class Ingest:
 
         Raises StorageBusy when the database does not take it now.
         """
-        if self._closed or len(self._queue) >= WAITING_MAX:
+        if self._closed or len(self._queue) + len(self._small) >= WAITING_MAX:
             self._figures.queue_full()
             raise StorageBusy("too much is waiting to be written", retry_after_s=5.0, hint="send it again later")
         answer: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(unit=unit, since_s=time.monotonic(), answer=answer))
+        queue = self._small if len(unit.facts) <= SMALL_FACTS_MAX else self._queue
+        queue.append(_Waiting(unit=unit, since_s=time.monotonic(), answer=answer))
         self._more.set()
         return await answer
 
     def waiting(self) -> Iterator[tuple[float, int]]:
         """What is taken and not yet durable: since when by the monotonic clock, and how many items."""
-        for group in (*self._writing.values(), self._queue):
+        for group in (*self._writing.values(), self._queue, self._small):
             for one in group:
                 yield one.since_s, len(one.unit.facts)
 
@@ -108,10 +116,18 @@ class Ingest:
             del self._writing[id(group)]
 
     def _next_group(self) -> list[_Waiting]:
+        """Single events go in groups of their own, every other time: they must not wait behind whole batches."""
+        small = self._small and (self._small_turn or not self._queue)
+        self._small_turn = not small
+        queue = self._small if small else self._queue
+        if small:
+            self._small_seen_s = time.monotonic()
+        hurried = time.monotonic() - self._small_seen_s < HURRIED_S
+        most = HURRIED_FACTS_MAX if hurried else GROUP_FACTS_MAX
         group: list[_Waiting] = []
         facts = 0
-        while self._queue and (not group or facts + len(self._queue[0].unit.facts) <= GROUP_FACTS_MAX):
-            waiting = self._queue.popleft()
+        while queue and (not group or facts + len(queue[0].unit.facts) <= most):
+            waiting = queue.popleft()
             facts += len(waiting.unit.facts)
             group.append(waiting)
         return group

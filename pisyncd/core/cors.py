@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pisyncd.core.session import USER_HEADER
+
 METHODS = "GET, POST, OPTIONS"
-HEADERS = "Authorization, Content-Type, Content-Encoding, Prefer, PiSync-User"
+HEADERS = f"Authorization, Content-Type, Content-Encoding, Prefer, {USER_HEADER}"
 MAX_AGE_S = 7200
 
 

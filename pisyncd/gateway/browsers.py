@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from pisyncd.core import session
+from pisyncd.core import cors
 from pisyncd.core.problems import Refusal
 from pisyncd.gateway.boundary import Handler
 from pisyncd.gateway.tokens import Tokens
 
 HOSTS = ("127.0.0.1", "localhost", "[::1]")
-METHODS = "GET, POST, OPTIONS"
-HEADERS = f"Authorization, Content-Type, Content-Encoding, Prefer, {session.USER_HEADER}"
-MAX_AGE_S = 7200
 PUBLIC = ("/telemetry.js",)
 _ASKED_METHOD = "Access-Control-Request-Method"
 _ASKED_NETWORK = "Access-Control-Request-Private-Network"
@@ -41,20 +38,15 @@ class Browsers:
             detail = f"pages of {origin[:200]!r} may not use this"
             raise Refusal(403, "origin-not-allowed", detail, hint="add it to intake.origins")
         if request.method == hdrs.METH_OPTIONS and origin is not None and _ASKED_METHOD in request.headers:
-            return _preflight(request)
+            asked = request.headers.get(_ASKED_NETWORK) == "true"
+            return web.Response(status=204, headers=cors.preflight(private_network=asked))
         if request.path not in PUBLIC:
             self._admit(request, origin)
         return await handler(request)
 
     async def stamp(self, request: web.Request, response: web.StreamResponse) -> None:
         """Lets allowed pages read the answer, also one that says no."""
-        origin = request.headers.get(hdrs.ORIGIN)
-        response.headers.add(hdrs.VARY, hdrs.ORIGIN)
-        if origin is not None and origin in self._origins:
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-            # No cookie is looked at, but navigator.sendBeacon sends nothing where this is missing.
-            response.headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
-            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = f"{hdrs.RETRY_AFTER}, Preference-Applied"
+        response.headers.update(cors.allowing(request.headers.get(hdrs.ORIGIN), self._origins))
 
     def _admit(self, request: web.Request, origin: str | None) -> None:
         if self._tokens is None:
@@ -71,15 +63,3 @@ class Browsers:
                 hint="`pisyncd app-token NAME` makes one: `Authorization: Bearer ...`",
                 headers={hdrs.WWW_AUTHENTICATE: "Bearer"},
             )
-
-
-def _preflight(request: web.Request) -> web.Response:
-    headers: dict[str, str] = {
-        hdrs.ACCESS_CONTROL_ALLOW_METHODS: METHODS,
-        hdrs.ACCESS_CONTROL_ALLOW_HEADERS: HEADERS,
-        hdrs.ACCESS_CONTROL_MAX_AGE: str(MAX_AGE_S),
-    }
-    if request.headers.get(_ASKED_NETWORK) == "true":
-        # Browsers ask before a page of the Internet may speak to this machine.
-        headers["Access-Control-Allow-Private-Network"] = "true"
-    return web.Response(status=204, headers=headers)
