@@ -178,7 +178,7 @@ TELEMETRY = (
         summary="How the messages of a device or user fare",
         auth="DUV",
         params=(_DEVICE_QUERY,),
-        replies=(Reply(about="the status", body=shapes.TelemetryStatus, frame="bare"),),
+        replies=(Reply(about="the status", body=wire.TelemetryStatus, frame="bare"),),
         refusals=(404, 422),
     ),
     Operation(

@@ -112,25 +112,6 @@ class BatchLogOut(msgspec.Struct, frozen=True, kw_only=True):
     conflictDetails: list[ItemTrouble]
 
 
-class SyncStatusOut(msgspec.Struct, frozen=True, kw_only=True):
-    """How a device's messages fare. `avgSyncDuration` is in milliseconds, `successRate` from 0 to 1."""
-
-    lastSyncTime: str | None
-    pendingItems: int
-    totalItems: int
-    syncHealth: Literal["good", "degraded", "poor", "unknown"]
-    successRate: float
-    avgSyncDuration: float
-    lastError: str | None
-    receivedThrough: dict[str, int]
-
-
-class TelemetryStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to GET /api/telemetry/status."""
-
-    syncStatus: SyncStatusOut
-
-
 class DatabaseHealth(msgspec.Struct, frozen=True, kw_only=True):
     """`latency` in milliseconds, measured for this answer; null when the database does not answer."""
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from cloud.api import access, answers, params, payload
-from cloud.api.shapes import BatchLogOut, ItemTrouble, SyncStatusOut, TelemetryStatus
+from cloud.api.shapes import BatchLogOut, ItemTrouble
 from cloud.flows import identity
 from cloud.flows.ingest import Taken
 from cloud.rules import intake, learning
@@ -164,10 +164,10 @@ async def get_status(request: web.Request) -> web.Response:
         marks = await tx.all("stream_marks_of", dk=dk) if dk else []
     assert totals is not None
     through = {mark["stream"]: mark["received_through"] for mark in marks}
-    return answers.json(TelemetryStatus(syncStatus=_status(state, totals, rejected, through)))
+    return answers.json(wire.TelemetryStatus(syncStatus=_status(state, totals, rejected, through)))
 
 
-def _status(state: Row | None, totals: Row, rejected: Row | None, through: dict[str, int]) -> SyncStatusOut:
+def _status(state: Row | None, totals: Row, rejected: Row | None, through: dict[str, int]) -> wire.SyncHealth:
     items = int(totals["items"])
     rate = int(totals["accepted"]) / items if items else 1.0
     failing = rate < 0.95 or (state is not None and state["consecutive_failures"] > 0)
@@ -175,7 +175,7 @@ def _status(state: Row | None, totals: Row, rejected: Row | None, through: dict[
     seen = state["last_seen_at_ms"] if state else None
     last = max(filter(None, (totals["last_at_ms"], seen)), default=None)
     error = rejected["code"] if rejected else state["last_error_code"] if state else None
-    return SyncStatusOut(
+    return wire.SyncHealth(
         lastSyncTime=answers.time_or_none(last),
         pendingItems=(state["last_queue_depth"] if state else None) or 0,
         totalItems=items,

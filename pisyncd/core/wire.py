@@ -136,6 +136,25 @@ class BatchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     next: Pacing = Pacing()
 
 
+class SyncHealth(msgspec.Struct, frozen=True, kw_only=True):
+    """How messages fare, at either end. `avgSyncDuration` is in milliseconds, `successRate` from 0 to 1."""
+
+    lastSyncTime: str | None
+    pendingItems: int
+    totalItems: int
+    syncHealth: Literal["good", "degraded", "poor", "unknown"]
+    successRate: float
+    avgSyncDuration: float
+    lastError: str | None
+    receivedThrough: dict[str, int]
+
+
+class TelemetryStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to GET /api/telemetry/status."""
+
+    syncStatus: SyncHealth
+
+
 class RefusedEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An entry of a bundle that was not published."""
 

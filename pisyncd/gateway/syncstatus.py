@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
-
 from pisyncd.core import wire
 from pisyncd.gateway.ports import Device
 from pisyncd.outbox import Outbox
@@ -15,29 +13,12 @@ CYCLES = 50
 Health = Literal["good", "degraded", "poor", "unknown"]
 
 
-class SyncStatus(Struct, frozen=True, kw_only=True):
-    """`totalItems` are all since the outbox was made; `avgSyncDuration` is that of a cycle, in milliseconds.
+async def sync_status(device: Device, outbox: Outbox) -> wire.TelemetryStatus:
+    """From the outbox, and from what the last attempt met.
 
-    `lastSyncTime` is when the cloud acknowledged last; `successRate` the share of what it took of what it answered to.
+    `totalItems` are all since the outbox was made, `avgSyncDuration` is that of a cycle, `lastSyncTime` is when the
+    cloud acknowledged last, `successRate` the share of what it took of what it answered to.
     """
-
-    lastSyncTime: str | None
-    pendingItems: int
-    totalItems: int
-    syncHealth: Health
-    successRate: float
-    avgSyncDuration: float
-    lastError: str | None
-
-
-class SyncStatusAnswer(Struct, frozen=True, kw_only=True):
-    """The answer."""
-
-    syncStatus: SyncStatus
-
-
-async def sync_status(device: Device, outbox: Outbox) -> SyncStatusAnswer:
-    """From the outbox, and from what the last attempt met."""
     pending, _, _ = await outbox.messages.owed()
     acknowledged = await outbox.messages.acknowledged()
     refused = await outbox.ledger.count_of("message-refused")
@@ -46,8 +27,8 @@ async def sync_status(device: Device, outbox: Outbox) -> SyncStatusAnswer:
     link = device.link()
     rate = max(0.0, 1 - refused / acknowledged) if acknowledged else 1.0
     fault = link.fault_code or next((cycle["error_code"] for cycle in cycles[:1]), None)
-    return SyncStatusAnswer(
-        syncStatus=SyncStatus(
+    return wire.TelemetryStatus(
+        syncStatus=wire.SyncHealth(
             lastSyncTime=None if last_ms is None else wire.rfc3339(last_ms),
             pendingItems=pending,
             totalItems=acknowledged + pending,
@@ -55,6 +36,7 @@ async def sync_status(device: Device, outbox: Outbox) -> SyncStatusAnswer:
             successRate=round(rate, 4),
             avgSyncDuration=round(sum(cycle["duration_ms"] for cycle in cycles) / len(cycles), 1) if cycles else 0.0,
             lastError=fault,
+            receivedThrough=await outbox.messages.accepted(),
         )
     )
 

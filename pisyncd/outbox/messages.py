@@ -202,6 +202,10 @@ class Messages:
                 else:
                     await ledger.record(tx, "events-shed", reason, count=count)
 
+    async def accepted(self) -> dict[str, int]:
+        """The number up to which the cloud has each stream."""
+        return {stream: seq async for stream, seq in _sql.accepted(self._db.reader)}
+
     async def acknowledged(self) -> int:
         """How many messages the cloud has acknowledged since this outbox was made."""
         return int(await _sql.acknowledged(self._db.reader))

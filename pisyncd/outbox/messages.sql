@@ -67,3 +67,6 @@ SELECT name, CAST(value AS INTEGER) AS count FROM cursors WHERE name = 'shed' OR
 
 -- name: take_shed
 DELETE FROM cursors WHERE name = 'shed' OR name GLOB 'shed.*' RETURNING name, CAST(value AS INTEGER) AS count;
+
+-- name: accepted
+SELECT stream, accepted_seq FROM streams WHERE accepted_seq > 0 ORDER BY stream;
