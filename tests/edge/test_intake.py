@@ -245,6 +245,7 @@ async def test_the_state_of_the_sync_is_told_in_the_seeds_words(rig: Rig, app: A
         "successRate": 1.0,
         "avgSyncDuration": 0.0,
         "lastError": None,
+        "receivedThrough": {},
     }
     for number in range(4):
         await app.post("/api/telemetry/track", {**TRACK, "metadata": {"eventId": f"e{number}"}})
