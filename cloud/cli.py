@@ -20,6 +20,7 @@ from cloud.services import wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
 from cloud.store.drivers import is_postgres_url, sqlite_path
+from pisyncd import __version__
 from pisyncd.core.errors import ConfigError, FatalError, PermanentError, PiSyncError, TransientError
 from pisyncd.core.problems import Refusal
 
@@ -43,7 +44,11 @@ async def _existing(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def _with_db(settings: Settings, work: Callable[[Database], Awaitable[str]]) -> None:
-    async with store.opened(settings.database_url) as db:
+    url = settings.database_url
+    if not is_postgres_url(url) and not sqlite_path(url).exists():
+        # A mistyped --data makes a token that no running service knows.
+        print(f"pisync-cloud: there is no database at {url} yet, a new one is made", file=sys.stderr)
+    async with store.opened(url) as db:
         print(await work(db))
 
 
@@ -125,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="one JSON object per line")
     listing.add_argument("--limit", type=_whole, default=50, help="at most so many (default 50)")
     parser = argparse.ArgumentParser(prog="pisync-cloud", description="The cloud of PiSync.", epilog=_EPILOG)
+    parser.add_argument("--version", action="version", version=f"pisync-cloud {__version__}")
     commands = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def verb(name: str, command: Command, text: str, *more: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -41,6 +41,17 @@ def configure_log(settings: Settings) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    server = logging.getLogger("aiohttp.server")
+    server.handlers, server.propagate = [_ServerLog()], False
+
+
+class _ServerLog(logging.Handler):
+    """What aiohttp says by itself: requests that are not HTTP, in one line each; a stranger may send many."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        detail = f"{type(error).__name__}: {error}" if error else record.getMessage()
+        log.info("request.unreadable", detail=" ".join(detail.split())[:200])
 
 
 def check(settings: Settings) -> None:

@@ -53,6 +53,7 @@ class RunningDevice:
         self.config = config
         self.clock = clock
         self.config_fault = ""
+        self.intake_fault = ""
         self._outbox = outbox
         self._way = way
         self._lanes = lanes

@@ -105,8 +105,9 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem(request, 503, Refusal(503, error.code, error.detail, headers={"Retry-After": retry}))
     except BROKEN_BODY as error:
         return _problem(request, 400, problems.malformed(f"the body cannot be read: {error}", code="body-unreadable"))
-    except ConnectionError:
-        raise
+    except ConnectionError as error:
+        # The client is gone: nobody reads the answer, and a field link that is cut is no fault of the cloud.
+        return _problem(request, 400, problems.malformed(f"the connection ended: {error}", code="connection-lost"))
     except Exception:
         log.exception("request.failed", method=request.method, path=request.path, request_id=request[keys.REQUEST_ID])
         return _problem(request, 500, Refusal(500, "internal", "the cloud failed; the log has the details"))

@@ -35,7 +35,7 @@ async def post_batch(request: web.Request) -> web.Response:
     services.figures.batch(len(batch.items))
     sender = intake.Sender(
         device_id=principal.device_id,
-        user_id=principal.user_id,
+        user_id=learner(request, principal) or "",
         batch_id=batch.batchId,
         sent_ms=None if batch.sentAt is None else problems.moment(batch.sentAt, "sentAt"),
     )

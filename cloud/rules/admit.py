@@ -155,7 +155,7 @@ class _Judge:
         item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
         key = (unit.dk, item_id)
         sync = self.known.syncs.get(key)
-        before = sync.digest if sync else self.known.messages.get((unit.dk, unit.user_id, item_id))
+        before = sync.digest if sync else self.known.messages.get((unit.dk, _user(unit, fact), item_id))
         if before is not None:
             if before == fact.digest:
                 return Outcome(item_id=item_id, status="duplicate", recorded=sync)
@@ -172,8 +172,8 @@ class _Judge:
     def _message(self, unit: Unit, fact: MessageFact) -> Outcome:
         if fact.change is not None and (fault := self._change_fault(fact)):
             return self._refused(unit, fact, "failed", *fault)
-        self.known.messages[unit.dk, unit.user_id, fact.item_id] = fact.digest
-        self.changes.messages.append(rows.message(unit.dk, unit.user_id, fact, self.now_ms))
+        self.known.messages[unit.dk, _user(unit, fact), fact.item_id] = fact.digest
+        self.changes.messages.append(rows.message(unit.dk, _user(unit, fact), fact, self.now_ms))
         if fact.change is not None:
             self.changes.session_changes.append((unit.dk, fact))
             for event in fact.events:
@@ -251,6 +251,11 @@ class _Judge:
             self.changes.rejected.append(rows.rejected(unit.dk, fact, code, detail, self.now_ms))
         item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
         return Outcome(item_id=item_id, status=status, code=code, detail=detail)
+
+
+def _user(unit: Unit, fact: Fact) -> str:
+    """Whose a message is: the user's who sends it, or of whom the device speaks."""
+    return unit.user_id or (fact.user_id if isinstance(fact, MessageFact) else "")
 
 
 def _take_place(dk: int, place: Place | None, known: Knowledge, changes: Changes) -> bool:

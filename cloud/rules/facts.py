@@ -68,6 +68,7 @@ class MessageFact:
     digest: bytes
     item_type: str
     body: str
+    user_id: str = ""
     stamp: Stamp = UNSTAMPED
     place: Place | None = None
     change: SessionChange | None = None

@@ -15,7 +15,7 @@ from msgspec import Meta
 from cloud.rules import facts, learning
 from cloud.rules.access import DEVICE_ID_PATTERN
 from cloud.rules.facts import Fact, Fault, MessageFact, Place, SyncFact
-from pisyncd.core import problems
+from pisyncd.core import problems, track
 from pisyncd.core.wire import BATCH_ITEMS_MAX
 
 ITEM_BYTES_MAX = 256 * 1024
@@ -163,7 +163,7 @@ def sync_fact(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sender:
-    """Whose batch an item stands in: a device (`device_id`), or a user (`user_id`)."""
+    """Whose batch an item stands in: a device (`device_id`), which may name a learner (`user_id`), or a user."""
 
     device_id: str = ""
     user_id: str = ""
@@ -173,7 +173,7 @@ class Sender:
 
 def item_fact(raw: bytes, sender: Sender, index: int) -> Fact:
     """The fact in one item of a batch, or the Fault that it is. Never raises for what a client sent."""
-    fallback_id = f"{sender.batch_id[:64]}.{index}"
+    fallback_id = f"{sender.batch_id}.{index}"
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -203,7 +203,13 @@ def _judged(item: ItemIn, text: str, place: Place | None, sender: Sender, fallba
     if item.itemType == "event":
         stamp = learning.stamp(item.boot_id, item.boottime_ms, item.wall_ms, item.clock_trusted)
         return learning.event_fact(
-            bytes(item.itemData), text, item_id=item.id, place=place, stamp=stamp, user_id=sender.user_id or None
+            bytes(item.itemData),
+            text,
+            item_id=item.id,
+            fallback_id=fallback_id,
+            place=place,
+            stamp=stamp,
+            user_id=sender.user_id or None,
         )
     if item.itemType != "sync_event":
         return _message(item, place, fallback_id, sender)
@@ -214,34 +220,22 @@ def _judged(item: ItemIn, text: str, place: Place | None, sender: Sender, fallba
 
 
 def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender) -> MessageFact:
-    body = bytes(item.itemData).decode("utf-8")
+    data = bytes(item.itemData)
+    body = data.decode("utf-8")
+    own_id, user_id = track.decode_other(item.itemType, data)
     change, events = learning.session_change(body) if item.itemType == "session" else (None, ())
     return MessageFact(
-        item_id=item.id or (f"{place.stream}.{place.seq}" if place else _own_id(bytes(item.itemData)) or fallback_id),
+        item_id=item.id or (f"{place.stream}.{place.seq}" if place else own_id or fallback_id),
         digest=facts.digest_of(item.itemType, body),
         item_type=item.itemType,
         body=body,
+        user_id=sender.user_id or user_id,
         stamp=learning.stamp(item.boot_id, item.boottime_ms, item.wall_ms, item.clock_trusted),
         place=place,
         change=change,
         events=events,
         sent_ms=sender.sent_ms,
     )
-
-
-class _OwnId(msgspec.Struct, frozen=True):
-    """Ids that the source documents put inside the item's data."""
-
-    progressId: Token | None = None
-    assessmentId: Token | None = None
-
-
-def _own_id(data: bytes) -> str | None:
-    try:
-        own = msgspec.json.decode(data, type=_OwnId)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return own.progressId or own.assessmentId
 
 
 def _salvage(raw: bytes) -> dict[str, Any]:

@@ -29,7 +29,14 @@ def stamp(boot_id: str | None, boottime_ms: int | None, wall_ms: int | None, tru
 
 
 def event_fact(
-    data: bytes, body: str, *, item_id: str | None, place: Place | None, stamp: Stamp, user_id: str | None
+    data: bytes,
+    body: str,
+    *,
+    item_id: str | None,
+    fallback_id: str,
+    place: Place | None,
+    stamp: Stamp,
+    user_id: str | None,
 ) -> TrackFact | AttemptFact:
     """The event in a batch's item: envelope v1 where it says `event_version`, else a generic one. Raises Refusal."""
     # Without the name in it, nothing has to be decoded to say no.
@@ -40,7 +47,7 @@ def event_fact(
         if _is_envelope(data):
             raise Refusal(422, judged.code, judged.detail)
     event = track.decode_item(data)
-    event_id = event.id or item_id or f"auto-{event.digest.hex()}"
+    event_id = event.id or item_id or fallback_id
     return track_fact(event, event_id, body, user_id, item_id=item_id, place=place, stamp=stamp)
 
 

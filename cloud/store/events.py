@@ -54,7 +54,7 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
             if isinstance(fact, SyncFact):
                 syncs.add((unit.dk, fact.event_id))
             elif isinstance(fact, MessageFact):
-                messages.add((unit.dk, unit.user_id, fact.item_id))
+                messages.add((unit.dk, unit.user_id or fact.user_id, fact.item_id))
             if fact.place is not None:
                 streams.add((unit.dk, fact.place.stream))
     states = await tx.lookup("states_for_update", [(dk,) for dk in devices])

@@ -38,7 +38,7 @@ def require() -> None:
         raise ConfigError(
             "the export needs pyarrow, which is not installed",
             code="export-unavailable",
-            hint="pip install 'pisync[cloud,export]'",
+            hint="install it from the checkout: pip install -c requirements.lock '.[cloud,export]'",
         )
 
 

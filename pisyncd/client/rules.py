@@ -134,12 +134,17 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     return max(0.0, (moment - now).total_seconds())
 
 
+def _places(errors: Any) -> list[str]:
+    """What is wrong where: `/question_ids/0: not a UUID`."""
+    listed = [each for each in errors[:5] if isinstance(each, dict)] if isinstance(errors, list) else []
+    return [f"{_text(each.get('pointer'), 100)}: {_text(each.get('detail'), 200)}" for each in listed]
+
+
 def trouble_of(status: int, body: Any) -> Trouble:
     """The problem (RFC 9457) in an answer, or what the status says."""
     if isinstance(body, dict) and isinstance(body.get("code"), str):
-        return Trouble(
-            code=body["code"][:100], detail=_text(body.get("detail"), 500), hint=_text(body.get("hint"), 500)
-        )
+        detail = "; ".join(filter(None, (_text(body.get("detail"), 500), *_places(body.get("errors")))))
+        return Trouble(code=body["code"][:100], detail=detail[:500], hint=_text(body.get("hint"), 500))
     return Trouble(code=f"http-{status}", detail=f"answered with status {status}")
 
 

@@ -79,6 +79,8 @@ class Settings:
 
 def read(options: Options) -> Settings:
     """Raises ValueError for what can only be a mistake in the program: an address or an id that is none."""
+    if strangers := sorted(options.keys() - Options.__annotations__.keys()):
+        raise TypeError(f"{strangers[0]!r} is no option; there are {', '.join(Options.__annotations__)}")
     token = options.get("token") or None
     check_token(token)
     source = options.get("source", "api")
@@ -144,6 +146,9 @@ def _url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
         raise ValueError(f"url is http://127.0.0.1:PORT or https://host[:port][/path], not {url!r}")
+    if parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        # Whoever listens on the way could read the token and the events.
+        raise ValueError(f"url is http only on this machine, elsewhere https: {url!r}")
     if parts.port == 0 or not url.isascii() or not url.isprintable() or " " in url:
         raise ValueError(f"url is not an address: {url!r}")
     return url.rstrip("/")

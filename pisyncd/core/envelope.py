@@ -198,6 +198,7 @@ class Rejection:
 
 _events_decoder = msgspec.json.Decoder(EventsIn)
 _event_decoder = msgspec.json.Decoder(EventIn)
+_payload_encoder = msgspec.json.Encoder(order="deterministic")
 _payload_decoders = {name: msgspec.json.Decoder(kind) for name, (_, kind) in TYPES.items()}
 _ID = re.compile(_UUID + _WHOLE)
 _A_WORD = re.compile(_WORD)
@@ -254,32 +255,31 @@ def judge(raw: bytes, *, source: Source | None = None, user_id: str | None = Non
         return Rejection(
             code="payload-too-large", detail=f"at most {PAYLOAD_BYTES_MAX} bytes of payload", session_id=session_id
         )
-    if fault := _payload_fault(event.event_type, payload):
-        return Rejection(code=fault[0], detail=fault[1], session_id=session_id)
+    found = _payload(event.event_type, payload)
+    if isinstance(found, Rejection):
+        return found
     client_ts_ms = None if event.client_ts is None else wire.from_rfc3339(event.client_ts)
     if event.client_ts is not None and client_ts_ms is None:
         detail = "client_ts is RFC 3339 with a zone: 2026-01-31T12:30:45Z"
         return Rejection(code="event-invalid", detail=detail, session_id=session_id)
-    return _checked(event, payload, session_id, client_ts_ms, source, user_id)
+    return _checked(event, found, session_id, client_ts_ms, source, user_id)
 
 
-def _payload_fault(event_type: str, payload: str) -> tuple[str, str] | None:
+def _payload(event_type: str, payload: str) -> str | Rejection:
+    """The payload in one form, however it was written, so that a client that writes it anew sends the same event."""
     try:
         decoded = _payload_decoders[event_type].decode(payload)
     except msgspec.ValidationError as error:
         # Personal data is named as such also where the type has no room for it.
         if found := _personal(payload):
-            return "personal-data", f"payload{found[0]}: {found[1]}"
-        return "payload-invalid", f"{event_type}: {error}"[:300]
+            return Rejection(code="personal-data", detail=f"payload{found[0]}: {found[1]}")
+        return Rejection(code="payload-invalid", detail=f"{event_type}: {error}"[:300])
     except (msgspec.DecodeError, RecursionError) as error:
-        return "payload-invalid", f"{event_type}: {error}"[:300]
+        return Rejection(code="payload-invalid", detail=f"{event_type}: {error}"[:300])
     # All other payloads are numbers and fixed words by their type.
-    if isinstance(decoded, SessionCreated):
-        if found := _personal(payload):
-            return "personal-data", f"payload{found[0]}: {found[1]}"
-        if fault := choices_fault(decoded.filters):
-            return "payload-invalid", f"{event_type}: {fault}"
-    return None
+    if event_type == "SESSION_CREATED" and (found := _personal(payload)):
+        return Rejection(code="personal-data", detail=f"payload{found[0]}: {found[1]}")
+    return _payload_encoder.encode(decoded).decode()
 
 
 def _personal(payload: str) -> tuple[str, str] | None:

@@ -8,47 +8,72 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import unicodedata
 from functools import lru_cache
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
 TEXT_MAX = 200
 DEPTH_MAX = 8
 NODES_MAX = 2000
 
-_WORDS = """
-    name names firstname lastname middlename fullname surname givenname familyname displayname nickname username
-    loginname screenname realname maidenname studentname learnername childname pupilname teachername parentname
-    guardianname mothername fathername contactname
-    email emails emailaddress mail mailaddress contact contacts phone phones phonenumber telephone tel mobile
-    mobilenumber cellphone msisdn whatsapp fax
-    address addresses homeaddress postaladdress street streetaddress housenumber postcode postalcode zipcode village
-    birthdate birthday dateofbirth dob nationalid ssn passport passportnumber idcard taxid
-    ip ipaddress ipv4 ipv6 remoteaddr clientip macaddress imei deviceserial latitude longitude lat lon lng gps geo
-    geolocation password passwd secret
-    questiontext question stem prompt questionstem options optiontext optiontexts answertext freetext essay transcript
-    comment comments message photo picture avatar
-"""
-KEYS = frozenset(_WORDS.split())
+#: A key with one of these among its words, in any spelling, names personal data.
+_STRONG = frozenset(
+    """
+    email emails mail mails phone phones telephone telephones mobile msisdn whatsapp cellphone fax surname surnames
+    firstname lastname fname lname middlename fullname realname nickname username loginname displayname maidenname
+    givenname familyname screenname address addresses street postcode zipcode housenumber village birthdate birthday
+    birth dob nationalid ssn passport idcard taxid ip ipaddress ipaddr ipv4 ipv6 macaddress imei latitude longitude lng
+    gps geolocation password passwords passwd secret cookie useragent photo picture avatar
+    """.split()  # noqa: SIM905 - a list of a hundred words reads better so
+)
+#: Personal when the key consists of them alone.
+_WHOLE = frozenset({"name", "names", "contact", "contacts", "lat", "lon", "tel", "geo", "postal", "token", "login"})
+#: `name` beside one of these is a person's.
+_PERSONS = frozenset(
+    """
+    student learner child pupil teacher parent guardian mother father user contact full first last middle given family
+    display nick maiden real legal login screen person owner author
+    """.split()  # noqa: SIM905
+)
+#: Free text and questions: only what is text or holds some, not a number or a flag of that name.
+_TEXT = frozenset(
+    """
+    question questions questiontext questionstem questionbody stem prompt prompttext options option optiontext
+    optiontexts answertext freetext essay essaytext transcript comment comments message
+    """.split()  # noqa: SIM905
+)
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_EMAIL = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,190}\.[A-Za-z]{2,24}")
-# A number with a + or with separators; a plain run of digits is an id or a time.
-_PHONE = re.compile(r"(?<![\w.:+-])(?:\+\d[\d ()./-]{6,20}\d|\(?0\d{1,4}\)?[ ./-]\d{2,4}[ ./-]?\d{2,6})(?![\w:])")
-_IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w.])")
-_MAC = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}(?![\w:])")
+_DIGITS = re.compile(r"(?<=[a-z])[0-9]+$")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Za-z])(?=[A-Z][a-z])")
+_EMAIL = re.compile(r"[^\s@<>\"]{1,64}(?:@|%40)[^\s@<>\"]{1,190}\.\w{2,24}")
+# A number with a + or with separators; a plain run of digits is an id or a time, unless it is dialled from 0.
+_PHONE = re.compile(
+    r"(?<![\w.])(?:\+\d[\d ()./-]{6,20}\d|\(?0[1-9]\d{0,3}\)?[ ./-]\d{2,4}[ ./-]?\d{2,6}"
+    r"|\(?\d{3}\)?[ -]\d{3}-\d{4})(?![\w:-])"
+    r"|^0{1,2}[1-9]\d{8,13}$"
+)
+_IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|[01]?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|[01]?\d?\d)(?![\w.])")
+_MAC = re.compile(
+    r"(?<![\w:])(?:[0-9a-fA-F]{2}[:-]){5}[0-9a-fA-F]{2}(?![\w:])|(?<!\w)(?:[0-9a-f]{4}\.){2}[0-9a-f]{4}(?!\w)"
+)
+_IPV6_ENDS = re.compile(r"[\s=,;()\[\]/]+")
 _PHONE_DIGITS_MIN = 9  # fewer are dates and chapters: 03-04-2026
 
 
 @lru_cache(maxsize=4096)
-def is_personal_key(key: str) -> bool:
-    """'firstName' -> True; 'mode' -> False. The last word of a compound counts: 'user_email' -> True."""
-    words = [word for word in _SEPARATORS.split(_CAMEL.sub("_", key).lower()) if word]
-    plain = "".join(words)
-    return plain in KEYS or any("".join(words[-size:]) in _ENDINGS for size in (1, 2) if len(words) > size)
-
-
-_ENDINGS = KEYS - {"name", "names", "message", "contact", "options", "question", "comments", "lat", "lon", "tel", "ip"}
+def key_kind(key: str) -> Literal["personal", "text", ""]:
+    """'firstName', 'user_email2', 'nameOfStudent' -> 'personal'; 'question_text' -> 'text'; 'moduleName' -> ''."""
+    plain_key = unicodedata.normalize("NFKC", key)
+    words = [word for word in _SEPARATORS.split(_CAMEL.sub("_", plain_key).lower()) if word]
+    words = [_DIGITS.sub("", word) if word not in ("ipv4", "ipv6") else word for word in words if not word.isdigit()]
+    pairs = [*words, *(a + b for a, b in pairwise(words)), "".join(words)]
+    if any(word in _STRONG for word in pairs) or "".join(words) in _WHOLE:
+        return "personal"
+    if any(word in ("name", "names") for word in words) and _PERSONS.intersection(words):
+        return "personal"
+    return "text" if "".join(words) in _TEXT or any(word in _TEXT for word in pairs[len(words) : -1]) else ""
 
 
 def personal(value: Any) -> tuple[str, str] | None:
@@ -65,7 +90,10 @@ def personal(value: Any) -> tuple[str, str] | None:
                 return place, reason
         elif isinstance(node, dict):
             for key, inner in node.items():
-                if is_personal_key(key):
+                kind = key_kind(key)
+                if (kind == "personal" and not isinstance(inner, bool | None)) or (
+                    kind == "text" and inner and isinstance(inner, str | dict | list)
+                ):
                     return f"{place}/{key[:64]}", "the key names personal data or free text"
                 if reason := _shape(key):
                     return f"{place}/{key[:64]}", f"as a key: {reason}"
@@ -83,24 +111,28 @@ def personal(value: Any) -> tuple[str, str] | None:
 def _shape(text: str) -> str | None:
     if len(text) > TEXT_MAX:
         return f"text of more than {TEXT_MAX} characters"
-    if "@" in text and _EMAIL.search(text):
+    if not text.isascii():
+        # A wide @ or digit of another script is as good as a plain one.
+        text = unicodedata.normalize("NFKC", text)
+    if ("@" in text or "%40" in text) and _EMAIL.search(text):
         return "an e-mail address"
-    if ":" in text and any(_is_ipv6(word) for word in text.split()):
+    if ":" in text and any(_is_ipv6(word) for word in _IPV6_ENDS.split(text)):
         return "an IP address"
     if _MAC.search(text):
         return "a hardware address"
     if "." in text and _IPV4.search(text):
         return "an IP address"
-    if any(sum(map(str.isdigit, found)) >= _PHONE_DIGITS_MIN for found in _PHONE.findall(text)):
+    if any(sum(map(str.isdigit, found[0])) >= _PHONE_DIGITS_MIN for found in _PHONE.finditer(text)):
         return "a phone number"
     return None
 
 
 def _is_ipv6(word: str) -> bool:
-    if word.count(":") < 2:
+    # A word such as a::b is one as well, but nobody's: real ones have a group of three digits or more.
+    if word.count(":") < 2 or max(map(len, word.split(":"))) < 3:
         return False
     try:
-        ipaddress.IPv6Address(word.strip("[](),;."))
+        ipaddress.IPv6Address(word.strip("."))
     except ValueError:
         return False
     return True

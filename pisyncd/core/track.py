@@ -52,6 +52,14 @@ class EventItem(msgspec.Struct, frozen=True, kw_only=True):
     userId: Uuid | None = None
 
 
+class _Own(msgspec.Struct, frozen=True):
+    """What other items may say of themselves inside their data."""
+
+    progressId: EventId | None = None
+    assessmentId: EventId | None = None
+    userId: Uuid | None = None
+
+
 class Tracked(msgspec.Struct, frozen=True, kw_only=True):
     """The `data` of the answer to a tracked event."""
 
@@ -76,6 +84,9 @@ class Event:
 
 _track_decoder = msgspec.json.Decoder(TrackIn)
 _item_decoder = msgspec.json.Decoder(EventItem)
+_own_decoder = msgspec.json.Decoder(_Own)
+#: Other items that tell of learning; `profile` and `enrollment` are records of persons by their nature.
+IMPERSONAL = frozenset({"progress", "assessment"})
 
 
 def decode(body: bytes) -> Event:
@@ -104,6 +115,8 @@ def _event(asked: TrackIn | EventItem, event_id: str | None) -> Event:
         )
     if found := privacy.personal(asked.eventData):
         raise personal_data(f"/eventData{found[0]}", found[1])
+    if event_id and (found := privacy.personal(event_id)):
+        raise personal_data("/eventId", found[1])
     said = asked.metadata.clientTimestamp
     client_ts_ms = None if said is None else problems.moment(said, "metadata/clientTimestamp")
     text = data.decode("utf-8", "surrogatepass")
@@ -117,6 +130,24 @@ def _event(asked: TrackIn | EventItem, event_id: str | None) -> Event:
         user_id=(asked.userId or "").lower() if isinstance(asked, EventItem) else "",
         digest=hashlib.blake2b(repr((asked.eventType, text, client_ts_ms)).encode(), digest_size=16).digest(),
     )
+
+
+def decode_other(item_type: str, data: bytes) -> tuple[str | None, str]:
+    """(the id, the user or '') that an item of another type says of itself. Raises Refusal 400, 422.
+
+    Its data is an object that every reader of JSON can read, and holds nothing personal where it tells of learning.
+    """
+    try:
+        whole = msgspec.json.decode(data, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.invalid("/itemData", "object", f"itemData is an object: {error}"[:300]) from None
+    if item_type in IMPERSONAL and (found := privacy.personal(whole)):
+        raise personal_data(f"/itemData{found[0]}", found[1])
+    try:
+        own = _own_decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        return None, ""
+    return own.progressId or own.assessmentId, (own.userId or "").lower()
 
 
 def personal_data(pointer: str, reason: str) -> Refusal:

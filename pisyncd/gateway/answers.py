@@ -57,6 +57,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
             disk=room,
             stuck=stuck,
             config_fault=device.config_fault,
+            intake_fault=device.intake_fault,
             clock_trusted=device.clock.trusted(),
         )
     )

@@ -14,6 +14,7 @@ from pisyncd.core.problems import Refusal
 BYTES_MAX = 1024 * 1024
 SMALL_BYTES = 64 * 1024
 READ_S = 30.0
+TURN_S = 5
 LARGE_AT_ONCE = 4
 
 
@@ -25,7 +26,7 @@ class Bodies:
 
     @contextlib.asynccontextmanager
     async def of(self, request: web.Request) -> AsyncIterator[bytes]:
-        """The decoded body, for as long as it is needed. Raises Refusal 400, 408, 413, 415."""
+        """The decoded body, for as long as it is needed. Raises Refusal 400, 408, 413, 415, 503."""
         encoding = encodings.canonical(request.headers.get(hdrs.CONTENT_ENCODING))
         length = request.content_length
         if length is not None and length > BYTES_MAX:
@@ -33,8 +34,25 @@ class Bodies:
         if not encoding and length is not None and length <= SMALL_BYTES:
             yield await _read(request)
             return
-        async with self._turns:
+        await self._turn()
+        try:
             yield encodings.decode(await _read(request), encoding, bytes_max=BYTES_MAX)
+        finally:
+            self._turns.release()
+
+    async def _turn(self) -> None:
+        # A few bodies that never end must not keep the others waiting for ever.
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Refusal(
+                503,
+                "intake-busy",
+                "other large bodies are still arriving",
+                hint="send it again in a moment",
+                headers={"Retry-After": str(TURN_S)},
+            ) from None
 
 
 async def _read(request: web.Request) -> bytes:

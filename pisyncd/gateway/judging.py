@@ -70,15 +70,18 @@ def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
         text = bytes(asked.itemData).decode("utf-8")
     except _UNREADABLE as error:
         return Judged(item_id=_name(raw) or fallback_id, found=Rejection(code="item-invalid", detail=str(error)[:300]))
-    item_id = asked.id or fallback_id
     if asked.itemType not in ITEM_TYPES:
         unknown = Rejection(code="item-type-unknown", detail=f"known: {', '.join(ITEM_TYPES)}")
-        return Judged(item_id=item_id, found=unknown)
-    found = _event(asked, user_id) if asked.itemType == "event" else _other(asked, text, item_id)
-    return Judged(item_id=item_id if isinstance(found, Rejection) else asked.id or "", found=found)
+        return Judged(item_id=asked.id or fallback_id, found=unknown)
+    found = (
+        _event(asked, fallback_id, user_id)
+        if asked.itemType == "event"
+        else _other(asked, text, fallback_id, user_id or "")
+    )
+    return Judged(item_id=asked.id or (fallback_id if isinstance(found, Rejection) else ""), found=found)
 
 
-def _event(asked: ItemIn, user_id: str | None) -> Piece | Rejection:
+def _event(asked: ItemIn, fallback_id: str, user_id: str | None) -> Piece | Rejection:
     data = bytes(asked.itemData)
     if arrivals.is_envelope(data):
         return arrivals.judge_event(data, None, user_id)
@@ -86,19 +89,23 @@ def _event(asked: ItemIn, user_id: str | None) -> Piece | Rejection:
         event = track.decode_item(data)
     except Refusal as refusal:
         return arrivals.rejection(refusal)
-    event_id = event.id or asked.id or f"auto-{event.digest.hex()}"
+    event_id = event.id or asked.id or fallback_id
     return arrivals.tracked(event, event_id, user_id or "")
 
 
-def _other(asked: ItemIn, text: str, item_id: str) -> Piece | Rejection:
-    if len(text) > ITEM_BYTES_MAX:
+def _other(asked: ItemIn, text: str, fallback_id: str, user_id: str) -> Piece | Rejection:
+    data = bytes(asked.itemData)
+    if len(data) > ITEM_BYTES_MAX:
         return Rejection(code="item-too-large", detail=f"at most {ITEM_BYTES_MAX} bytes")
     try:
-        # Looked into once, so that what is kept can be read by everybody: a database's own limits are lower.
-        msgspec.json.decode(text, type=dict)
-    except _UNREADABLE as error:
-        return Rejection(code="item-invalid", detail=f"itemData is an object: {error}"[:300])
-    return arrivals.other(asked.itemType, item_id, text)
+        own_id, own_user = track.decode_other(asked.itemType, data)
+    except Refusal as refusal:
+        code = refusal.code if refusal.code == "personal-data" else "item-invalid"
+        return Rejection(code=code, detail=refusal.detail)
+    if user_id and not own_user:
+        # The header ends here; whose it is has to travel with it.
+        text = msgspec.json.encode({**msgspec.json.decode(data), "userId": user_id}).decode()
+    return arrivals.other(asked.itemType, asked.id or own_id or fallback_id, text, own_user or user_id)
 
 
 def _name(raw: bytes) -> str:

@@ -102,7 +102,7 @@ class Learning:
         async with self._bodies.of(request) as body:
             asked = judging.batch(body)
             judged = [
-                judging.item(bytes(raw), f"{asked.batchId[:64]}.{index}", user_id)
+                judging.item(bytes(raw), f"{asked.batchId}.{index}", user_id)
                 for index, raw in enumerate(asked.items)
             ]
             pieces = [each.found for each in judged if not isinstance(each.found, Rejection)]

@@ -76,6 +76,9 @@ class Device(Protocol):
     @property
     def clock(self) -> Clock: ...
 
+    #: Why the port for browsers is not open though it should be, empty when all is well.
+    intake_fault: str
+
     @property
     def config_fault(self) -> str:
         """Why the last reload was refused, empty when it was not."""

@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from pisyncd.config import Intake
 from pisyncd.core.errors import AlreadyRunning, FatalError
 from pisyncd.gateway.bodies import BYTES_MAX, Bodies
 from pisyncd.gateway.boundary import errors_as_problems
@@ -59,7 +58,7 @@ async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path | None]:
     async with contextlib.AsyncExitStack() as stack:
         path = await _open_socket(stack, device, [*Gateway(device, outbox).routes(), *learning])
         if device.config.intake.port:
-            await _open_port(stack, device.config.intake, learning)
+            await _open_port(stack, device, learning)
         yield path
 
 
@@ -81,7 +80,8 @@ async def _open_socket(stack: contextlib.AsyncExitStack, device: Device, routes:
     return path
 
 
-async def _open_port(stack: contextlib.AsyncExitStack, intake: Intake, routes: Sequence[web.RouteDef]) -> None:
+async def _open_port(stack: contextlib.AsyncExitStack, device: Device, routes: Sequence[web.RouteDef]) -> None:
+    intake = device.config.intake
     tokens = None if intake.tokens_file is None else Tokens(intake.tokens_file)
     browsers = Browsers(frozenset(intake.origins), tokens)
     app = web.Application(middlewares=[errors_as_problems, browsers.guard], client_max_size=BYTES_MAX)
@@ -92,6 +92,8 @@ async def _open_port(stack: contextlib.AsyncExitStack, intake: Intake, routes: S
         await web.TCPSite(runner, LOOPBACK, intake.port, backlog=BACKLOG, reuse_address=True).start()
     except OSError as error:
         # The socket and everything else work without it.
+        why = (error.strerror or str(error)).lower()
+        device.intake_fault = f"port {intake.port} for browsers cannot be opened: {why}"
         log.error("intake.port_unusable", port=intake.port, detail=error.strerror, hint="give intake.port a free port")
         return
     log.info("intake.opened", port=intake.port, origins=len(intake.origins), tokens=tokens is not None)

@@ -33,6 +33,7 @@ class Facts:
     disk: DiskView
     stuck: Sequence[str]
     config_fault: str
+    intake_fault: str
     clock_trusted: bool
 
 
@@ -80,6 +81,8 @@ def _wrong(facts: Facts) -> Iterator[str]:
         yield f"the disk is nearly full ({free} free, {floor} must stay free): delete or move something"
     if facts.config_fault:
         yield f"the changed configuration was refused, the old one is in force: {facts.config_fault}"
+    if facts.intake_fault:
+        yield f"{facts.intake_fault}; give intake.port a free one and `systemctl reload pisyncd`"
     if facts.link.state == "portal":
         where = f" at {facts.link.portal_url}" if facts.link.portal_url else ""
         yield f"a login page answers instead of the cloud: open a browser{where} and log in to this network"

@@ -119,11 +119,11 @@ def tracked(event: Event, event_id: str, user_id: str) -> Arrival:
     )
 
 
-def other(item_type: str, item_id: str, data: str) -> Arrival:
-    """An item that is passed on as it is; `data` is JSON."""
+def other(item_type: str, item_id: str, data: str, user_id: str) -> Arrival:
+    """An item that is passed on as it is; `data` is JSON, `user_id` '' when it is of nobody."""
     return Arrival(
         event_id=item_id,
-        key=_digest("item", item_id),
+        key=_digest("item", user_id, item_id),
         digest=_digest(item_type, data),
         message_id=item_id,
         item_type=item_type,

@@ -199,3 +199,36 @@ async def test_who_sends_too_much_is_asked_to_wait(start_cloud: StartCloud) -> N
         problem = await answer.json(content_type=None)
     assert (problem["code"], problem["retryable"]) == ("rate-limited", True)
     assert (await cloud.call("POST", "/api/telemetry/track", json=body, headers=user()))[0] == 200
+
+
+async def test_a_device_names_the_learner_of_its_batch(cloud: Cloud) -> None:
+    device, learner = await cloud.enroll("pi-1"), str(uuid.uuid4())
+    event = {"itemType": "event", "itemData": {"eventType": "a", "eventId": "e"}}
+    envelope = {"itemType": "event", "itemData": viewed(str(uuid.uuid4()), event_version=1)}
+    assert statuses(await send(cloud, {**device, "PiSync-User": learner}, event, envelope)) == ["synced", "synced"]
+    assert await stored(cloud, f"telemetry WHERE user_id = '{learner}'") == 1
+    assert await stored(cloud, f"attempt_events WHERE user_id = '{learner}'") == 1
+
+
+@pytest.mark.parametrize("item_data", [None, [], 1, "text", True, {"email": "amina@example.org"}])
+async def test_progress_is_an_object_without_personal_data(cloud_lite: Cloud, item_data: Any) -> None:
+    device = await cloud_lite.enroll("pi-1")
+    data = await send(cloud_lite, device, {"itemType": "progress", "itemData": item_data})
+    assert statuses(data) == ["failed"]
+    assert await stored(cloud_lite, "message") == 0
+
+
+async def test_two_events_without_ids_are_two_and_the_same_batch_again_is_none(cloud: Cloud) -> None:
+    me, click = user(), {"itemType": "event", "itemData": {"eventType": "click"}}
+    assert statuses(await send(cloud, me, click, click)) == ["synced", "synced"]
+    assert statuses(await send(cloud, me, click, click)) == ["duplicate", "duplicate"]
+
+
+async def test_a_payload_written_anew_is_the_same_event(cloud: Cloud) -> None:
+    me = user()
+    session, event_id = await begin(cloud, me), str(uuid.uuid4())
+    for text in ('{"position":1}', '{ "position" : 1 }'):
+        named = f'"id":"{event_id}","event_type":"QUESTION_VIEWED","session_id":"{session}"'
+        raw = f'{{"events":[{{{named},"payload":{text}}}]}}'
+        status, answer = await cloud.call("POST", "/v1/telemetry/events", data=raw.encode(), headers=me)
+        assert (status, answer["accepted"]) == (200, 1)

@@ -279,3 +279,33 @@ async def test_a_technician_sees_what_applications_told(rig: Rig, app: App) -> N
         "learning events in /x/intake wait (2 files): there is no room (disk-floor)",
     ):
         assert words in shown
+
+
+async def test_progress_is_known_by_its_own_id_in_whichever_batch_and_says_whose_it_is(rig: Rig, app: App) -> None:
+    item = {"itemType": "progress", "itemData": {"progressId": "pr1", "percent": 75}}
+    for batch_id, status in (("b-1", "synced"), ("b-2", "duplicate")):
+        _, body = await app.post("/api/telemetry/batch", {"batchId": batch_id, "items": [item]}, **NAMED)
+        assert body["data"]["results"][0] | {"timestamp": ""} == {"itemId": "pr1", "status": status, "timestamp": ""}
+    _, body = await app.post("/api/telemetry/batch", {"batchId": "b-3", "items": [item]}, **{"PiSync-User": OTHER})
+    assert body["data"]["results"][0]["status"] == "synced"
+    first, second = await waiting(rig)
+    assert (data(first)["userId"], data(second)["userId"]) == (USER, OTHER)
+    assert first.id != second.id
+
+
+@pytest.mark.parametrize(
+    ("item_data", "code"),
+    [
+        ({"email": "amina@example.org"}, "personal-data"),
+        ({"note": "amina@example.org"}, "personal-data"),
+        ([], "item-invalid"),
+        (None, "item-invalid"),
+        ({"text": "\U0001f600" * 17_000}, "item-too-large"),
+    ],
+)
+async def test_progress_is_checked_as_in_the_cloud(rig: Rig, app: App, item_data: Any, code: str) -> None:
+    body = {"batchId": "b", "items": [{"itemType": "progress", "id": "x", "itemData": item_data}]}
+    raw = json.dumps(body, ensure_ascii=False).encode()
+    _, answer = await app.post("/api/telemetry/batch", raw)
+    assert answer["data"]["results"][0]["code"] == code
+    assert await waiting(rig) == []

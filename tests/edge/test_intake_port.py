@@ -159,13 +159,16 @@ async def test_with_a_tokens_file_everybody_needs_a_token(tmp_path: Path, port: 
             assert (await beside.post("/api/telemetry/track", TRACK))[0] == 200, "the socket asks for no token"
 
 
-async def test_a_port_that_is_taken_stops_nothing(tmp_path: Path) -> None:
+async def test_a_port_that_is_taken_stops_nothing_and_is_told(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         intake = Intake(port=taken.getsockname()[1], origins=(PAGE,))
         async with gateway(tmp_path, intake=intake) as rig, App(rig) as app:
             assert (await app.post("/api/telemetry/track", TRACK))[0] == 200
+            status = (await app.ask("GET", "/status"))[1]
+            assert status["verdict"] == "attention"
+            assert f"port {intake.port} for browsers cannot be opened" in status["advice"][0]
 
 
 async def test_the_port_is_on_the_loopback_interface_only(rig: Rig, port: int) -> None:
