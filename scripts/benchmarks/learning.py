@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import sqlite3
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from rig.process import cpu_seconds
 from benchmarks import load
 from benchmarks.ingest import generate
 from benchmarks.result import Options, Result, Skipped
+from cloud.store.db import load_queries
 
 Line = Result | Skipped
 
@@ -75,7 +80,7 @@ def _batches(
     )
 
 
-def _tracks(cloud: Cloud, token: str, seconds: float) -> load.Plan:
+def _tracks(cloud: Cloud, token: str, seconds: float, first_seq: int) -> load.Plan:
     body = {"eventType": "interview_completed", "eventData": {"score": 85}, "metadata": {"eventId": "t-@@SEQ@@"}}
     return load.Plan(
         host=cloud.host,
@@ -85,6 +90,7 @@ def _tracks(cloud: Cloud, token: str, seconds: float) -> load.Plan:
         body=json.dumps(body),
         tokens=[token] * 4,
         seconds=seconds,
+        first_seq=first_seq,
         rate=TRACK_RATE,
     )
 
@@ -104,11 +110,14 @@ def _cloud(dialect: str) -> Iterator[tuple[Cloud, dict[str, str]]]:
 def learning_events(options: Options) -> Iterator[Line]:
     """Events of envelope v1 in batches of 100, as many as are taken; then a single track beside 10,000 a second."""
     seconds = 30.0 if options.thorough else 12.0
+    if not options.alone:
+        yield _alone(seconds / 3)
     for dialect in ("sqlite", "postgres"):
         try:
             with _cloud(dialect) as (cloud, tokens):
                 yield from _ingest(dialect, cloud, tokens, seconds)
-                yield _track_beside(dialect, cloud, tokens, seconds)
+                for share in (1.0, 0.5, 0.0):
+                    yield _track_beside(dialect, cloud, tokens, seconds, share)
         except (ImportError, OSError, subprocess.SubprocessError) as error:
             name = f"learning-events-{dialect}"
             yield Skipped(benchmark=name, tool="pisync", reason=f"{type(error).__name__}: {error}")
@@ -132,20 +141,57 @@ def _ingest(dialect: str, cloud: Cloud, tokens: dict[str, str], seconds: float) 
         )
 
 
-def _track_beside(dialect: str, cloud: Cloud, tokens: dict[str, str], seconds: float) -> Line:
-    rate = EVENTS_PER_S_MIN[dialect] / BATCH
-    beside: dict[str, Any] = {}
-    plan = _batches(cloud, tokens, seconds, 2 * 10**9, rate=rate)
+def _alone(seconds: float) -> Line:
+    """The same rows by sqlite3 in this process, a commit for each hundred: what the table itself allows."""
+    with tempfile.TemporaryDirectory(prefix="pisync-bench-") as work:
+        cloud = Cloud(Path(work))
+        cloud.enroll("alone")
+        with closing(sqlite3.connect(cloud.data / "pisync.db", isolation_level=None)) as db:
+            db.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-65536;")
+            sql = load_queries("sqlite")["add_attempts"].sql
+            kept, started = 0, time.perf_counter()
+            while (elapsed := time.perf_counter() - started) < seconds:
+                rows = [_row(kept + number) for number in range(BATCH)]
+                db.execute("BEGIN IMMEDIATE")
+                db.executemany(sql, rows)
+                db.execute("COMMIT")
+                kept += BATCH
+    details = {"batch": BATCH, "note": "no HTTP, no JSON, no checks, no other process"}
+    return Result(
+        benchmark="learning-events-sqlite", metric="durable_events", tool="sqlite3", value=kept / elapsed, unit="1/s",
+        details=details,
+    )  # fmt: skip
+
+
+def _row(number: int) -> tuple[Any, ...]:
+    learner = f"{number % 4:08x}-0000-4000-8000-{number // BATCH % CONNECTIONS:012d}"
+    now_ms = 1_795_000_000_000 + number
+    event_id = f"{number:08d}-0000-7000-8000-{os.urandom(6).hex()}"
+    return (
+        event_id, 1, "ANSWER_SELECTED", now_ms, now_ms, number, learner, learner, learner, "web",
+        '{"position":12,"selected_index":3}', os.urandom(16), 1, None, None, "b4e6a0c2-0000-4000-8000-000000000000",
+        number, now_ms, 1,
+    )  # fmt: skip
+
+
+def _track_beside(dialect: str, cloud: Cloud, tokens: dict[str, str], seconds: float, share: float) -> Line:
+    """50 single events a second, beside `share` of the load that counts."""
+    rate = EVENTS_PER_S_MIN[dialect] / BATCH * share
+    beside: dict[str, Any] = {"per_second": 0.0}
+    first_seq = round(2 * 10**9 + share * 10**8)
+    plan = _batches(cloud, tokens, seconds, first_seq, rate=rate)
     thread = threading.Thread(target=lambda: beside.update(generate(plan)))
-    thread.start()
-    outcome = generate(_tracks(cloud, tokens["000000000000"], seconds - 2))
-    thread.join()
+    if rate:
+        thread.start()
+    outcome = generate(_tracks(cloud, tokens["000000000000"], seconds - 2, first_seq))
+    if rate:
+        thread.join()
     return Result(
         benchmark=f"learning-events-{dialect}",
-        metric="track_p95",
+        metric="track_p95" if share == 1.0 else f"track_p95_beside_{share:.0%}",
         value=outcome["p95_ms"],
         unit="ms",
-        bound="at_most",
+        bound="at_most" if share == 1.0 else "none",
         limit=TRACK_P95_MS_MAX,
         details={"track": outcome, "events_beside_per_s": beside["per_second"] * BATCH, "beside": beside},
     )

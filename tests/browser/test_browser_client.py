@@ -21,7 +21,7 @@ async def test_ten_events_are_sent_at_once(open_page: Opener, intake: RecordingI
     ids += await capture(page, 1)
     assert [event["id"] for event in await intake.holding(10)] == ids
     assert [len(request.ids) for request in intake.requests] == [10]
-    assert all(uuid.UUID(id).version == 4 for id in ids)
+    assert all(uuid.UUID(id).version == 7 for id in ids)
 
 
 async def test_fewer_are_sent_when_the_time_is_up(open_page: Opener, intake: RecordingIntake) -> None:

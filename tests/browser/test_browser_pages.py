@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from pathlib import Path
 
@@ -240,4 +241,9 @@ async def test_a_killed_browser_sends_when_it_is_started_again(
 def _of_profile(profile: Path) -> list[psutil.Process]:
     """The browser that this test started: a child of this process that names the profile."""
     words = f"--user-data-dir={profile}"
-    return [child for child in psutil.Process().children(recursive=True) if words in child.cmdline()]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended since, a zombie among them
+            if words in child.cmdline():
+                found.append(child)
+    return found

@@ -283,7 +283,7 @@ def test_without_pyarrow_it_says_so(tmp_path: Path) -> None:
         [sys.executable, "-m", "cloud", "export", "--database", url], capture_output=True, text=True, env=env
     )
     assert told.returncode == 78, told.stderr
-    assert "pip install 'pisync[cloud,export]'" in told.stderr
+    assert "pip install -c requirements.lock '.[cloud,export]'" in told.stderr
 
 
 def test_the_service_does_not_load_pyarrow() -> None:

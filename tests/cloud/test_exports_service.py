@@ -84,6 +84,6 @@ async def test_without_pyarrow_the_service_runs_and_says_so(
     admin = await cloud.key("admin")
     _, body = await cloud.call("GET", "/api/exports", headers=admin)
     assert (body["data"]["state"], body["data"]["error"]["code"]) == ("unavailable", "export-unavailable")
-    assert "pisync[cloud,export]" in body["data"]["error"]["hint"]
+    assert ".[cloud,export]" in body["data"]["error"]["hint"]
     status, body = await cloud.call("POST", "/api/exports", headers=admin)
     assert (status, body["code"]) == (409, "export-unavailable")
