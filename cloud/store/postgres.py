@@ -30,6 +30,7 @@ _BUSY = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.PostgresSystemError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.InterfaceError,
     # asyncpg says so when a connection is ended by the server in the middle of an operation.
     asyncpg.InternalClientError,
