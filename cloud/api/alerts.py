@@ -55,6 +55,8 @@ async def get_alerts(request: web.Request) -> web.Response:
 
 def _out(alert: Alert, watch: Watch) -> AlertOut:
     rule = alert.rule
+    # Two clocks are read, and rounded: what was seen at the last look must not have begun after it.
+    since_ms = None if alert.since_s is None else min(watch.wall_ms(alert.since_s), watch.looked_at_ms)
     return AlertOut(
         name=rule.name,
         state=alert.state,
@@ -62,7 +64,7 @@ def _out(alert: Alert, watch: Watch) -> AlertOut:
         unit=rule.unit,
         fires=rule.fires,
         threshold=rule.threshold,
-        since=None if alert.since_s is None else wire.rfc3339(watch.wall_ms(alert.since_s)),
+        since=answers.time_or_none(since_ms),
         summary=rule.summary,
         hint=rule.hint,
         last_updated_at=wire.rfc3339(watch.looked_at_ms),
