@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from cloud.rules.facts import UNSTAMPED, AttemptFact, Place, Stamp, TrackFact
 from pisyncd.core import envelope, session, track
 from pisyncd.core.envelope import Envelope, Rejection
@@ -12,13 +10,6 @@ from pisyncd.core.session import SessionChange
 
 #: Why an event of envelope v1 is refused by itself.
 CODES = ("event-invalid", "event-type-unknown", "payload-invalid", "payload-too-large", "personal-data")
-
-
-class _Version(msgspec.Struct, frozen=True):
-    event_version: int | None = None
-
-
-_version_decoder = msgspec.json.Decoder(_Version)
 
 
 def stamp(boot_id: str | None, boottime_ms: int | None, wall_ms: int | None, trusted: bool | None) -> Stamp:
@@ -44,7 +35,7 @@ def event_fact(
         judged = envelope.judge(data, user_id=user_id)
         if isinstance(judged, Envelope):
             return AttemptFact(item_id=item_id or judged.id, event=judged, body=body, place=place, stamp=stamp)
-        if _is_envelope(data):
+        if envelope.is_envelope(data):
             raise Refusal(422, judged.code, judged.detail)
     event = track.decode_item(data)
     event_id = event.id or item_id or fallback_id
@@ -74,13 +65,6 @@ def track_fact(
         place=place,
         stamp=stamp,
     )
-
-
-def _is_envelope(data: bytes) -> bool:
-    try:
-        return _version_decoder.decode(data).event_version is not None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def session_change(body: str) -> tuple[SessionChange, tuple[Envelope, ...]]:

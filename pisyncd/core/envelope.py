@@ -196,6 +196,11 @@ class Rejection:
     session_id: str | None = None
 
 
+class _Version(msgspec.Struct, frozen=True):
+    event_version: int | None = None
+
+
+_version_decoder = msgspec.json.Decoder(_Version)
 _events_decoder = msgspec.json.Decoder(EventsIn)
 _event_decoder = msgspec.json.Decoder(EventIn)
 _payload_encoder = msgspec.json.Encoder(order="deterministic")
@@ -218,6 +223,17 @@ def choices_fault(choices: Mapping[str, Any]) -> str | None:
                     f"filters/{name}: a text is 1-64 of A-Z a-z 0-9 space _ . : / -, beginning with a letter or digit"
                 )
     return None
+
+
+def is_envelope(data: bytes) -> bool:
+    """Whether the data of a batch's event says `event_version`."""
+    # Without the name in it, nothing has to be decoded to say no.
+    if b"event_version" not in data:
+        return False
+    try:
+        return _version_decoder.decode(data).event_version is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def decode_events(body: bytes) -> EventsIn:

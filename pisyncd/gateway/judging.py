@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from pisyncd.core import problems, track, wire
+from pisyncd.core import envelope, problems, track, wire
 from pisyncd.core.envelope import Rejection
 from pisyncd.core.problems import Refusal
 from pisyncd.outbox import arrivals
@@ -83,7 +83,7 @@ def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
 
 def _event(asked: ItemIn, fallback_id: str, user_id: str | None) -> Piece | Rejection:
     data = bytes(asked.itemData)
-    if arrivals.is_envelope(data):
+    if envelope.is_envelope(data):
         return arrivals.judge_event(data, None, user_id)
     try:
         event = track.decode_item(data)

@@ -17,13 +17,6 @@ from pisyncd.core.track import Event
 ITEM_PRIORITY = 7
 
 
-class _Version(msgspec.Struct, frozen=True, kw_only=True):
-    event_version: int | None = None
-
-
-_version_decoder = msgspec.json.Decoder(_Version)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
     """One event or item. `key` stands for its id and whose id it is, `digest` for its content; `body` is JSON.
@@ -72,16 +65,6 @@ def judge_event(raw: bytes, source: Source | None, user_id: str | None) -> OfSes
         detail = "user_id is not the user that PiSync-User names"
         return Rejection(code="session-not-yours", detail=detail, session_id=event.session_id)
     return OfSession(raw=raw, source=source, event=event)
-
-
-def is_envelope(data: bytes) -> bool:
-    """Whether an event says `event_version`."""
-    if b"event_version" not in data:
-        return False
-    try:
-        return _version_decoder.decode(data).event_version is not None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
 
 
 def rejection(refusal: Refusal) -> Rejection:
