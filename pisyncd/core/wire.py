@@ -29,6 +29,7 @@ UPLOAD_ERROR = "Upload-Error"
 STREAM_SYNC = "sync"
 STREAM_EVENT = "event"
 STREAM_LOSS = "loss"
+STREAM_RECORD = "record"
 
 UploadState = Literal["receiving", "verifying", "published", "partial", "refused"]
 ItemStatus = Literal["synced", "duplicate", "failed", "conflict"]
@@ -106,13 +107,23 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     echo: tuple[int, int, int] | None = None
 
 
+class Resolution(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a conflict about a record ended. `conflictId` stands in GET /api/conflicts."""
+
+    conflictId: str
+    strategy: str
+    winner: Literal["client", "server", "undecided"]
+    detail: str = ""
+
+
 class ItemResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one item."""
+    """What became of one item. A conflict with a `resolution` was taken: both sides are kept; one without was not."""
 
     itemId: str
     status: ItemStatus
     timestamp: str
     code: str | None = None
+    resolution: Resolution | None = None
 
 
 class BatchOutcome(msgspec.Struct, frozen=True, kw_only=True):
