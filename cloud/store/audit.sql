@@ -1,7 +1,8 @@
 -- The audit: who did what. The database itself refuses to change it.
 
 -- name: audit_add
-INSERT INTO audit (at_ms, actor, action, target, detail) VALUES (:at_ms, :actor, :action, :target, :detail)
+INSERT INTO audit (at_ms, actor, action, target, detail, before_hash, after_hash)
+VALUES (:at_ms, :actor, :action, :target, :detail, :before_hash, :after_hash)
 
 -- name: audit_page
 SELECT id, at_ms, actor, action, target, detail FROM audit
