@@ -8,6 +8,7 @@ from aiohttp import web
 
 from cloud.api import (
     alerts,
+    audit,
     boundary,
     browser,
     devices,
@@ -38,6 +39,7 @@ _PARTS: tuple[Any, ...] = (
     health,
     metrics,
     alerts,
+    audit,
     docs,
     pages,
 )

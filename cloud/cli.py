@@ -155,9 +155,17 @@ def _parser() -> argparse.ArgumentParser:
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
     verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id", **_DEVICE)
     _key_parser(commands, common, listing)
-    verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing)
+    _audit_flags(verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing))
     _way_out(verb)
     return parser
+
+
+def _audit_flags(shown: argparse.ArgumentParser) -> None:
+    shown.add_argument("--actor", metavar="WHO", help="key:NAME, cli:UNIX_USER, webhook:NAME, device:ID or system")
+    shown.add_argument("--action", metavar="WHAT", help="device.enrolled, or all of a kind: 'record.*'")
+    shown.add_argument("--target", metavar="WHOM", help="a device, a key, TYPE/ID of a record, a user's id")
+    shown.add_argument("--from", dest="from_time", metavar="TIME", help="2026-01-31 or 2026-01-31T12:00:00Z")
+    shown.add_argument("--to", dest="to_time", metavar="TIME", help="before that time")
 
 
 def _way_out(verb: Callable[..., argparse.ArgumentParser]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from cloud.api import audit as audit_shapes
 from cloud.api import exports as shapes
 from cloud.config import Settings
 from cloud.dashboard import terminal, words
@@ -26,7 +27,7 @@ from cloud.store import parquet
 from cloud.store.db import Database
 from cloud.store.exportdir import ExportDir
 from pisyncd.core import wire
-from pisyncd.core.errors import ConfigError
+from pisyncd.core.errors import ConfigError, PermanentError
 from pisyncd.core.problems import Refusal
 
 PROGRESS_S = 2.0
@@ -148,32 +149,51 @@ def _confirm() -> None:
 
 
 def actor() -> str:
-    """Who sits at the terminal: 'amina', or 'root for amina' through sudo."""
+    """Who sits at the terminal: 'cli:amina', or 'cli:root for amina' through sudo."""
     name = f"uid {os.getuid()}"
     with contextlib.suppress(KeyError):
         name = pwd.getpwuid(os.getuid()).pw_name
     behind = os.environ.get("SUDO_USER", "")
-    return f"{name} for {behind[:64]}" if behind and behind.isprintable() and behind != name else name
+    return f"cli:{name} for {behind[:64]}" if behind and behind.isprintable() and behind != name else f"cli:{name}"
 
 
 async def show_audit(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
-    """The newest entries of the audit."""
+    """The newest entries of the audit that were asked for. Raises PermanentError for a time that is none."""
+    wanted = audit.Wanted(
+        actor=args.actor,
+        action=args.action,
+        target=args.target,
+        from_ms=_moment("--from", args.from_time, audit.ALL.from_ms),
+        to_ms=_moment("--to", args.to_time, audit.ALL.to_ms),
+    )
     async with db.reading() as tx:
-        rows = await audit.entries(tx, limit=args.limit)
-    empty = "nothing has been done that the audit keeps"
+        rows = await audit.entries(tx, wanted, limit=args.limit)
+    empty = "nothing has been done that the audit keeps" if wanted == audit.ALL else "no entry is as asked for"
     if args.json:
-        items = (
-            {
-                "id": row["id"],
-                "at": wire.rfc3339(row["at_ms"]),
-                "actor": row["actor"],
-                "action": row["action"],
-                "target": row["target"],
-                "detail": msgspec.Raw(row["detail"].encode()),
-            }
-            for row in rows
-        )
-        terminal.show(terminal.as_json(items), empty=empty)
+        terminal.show(terminal.as_json(audit_shapes.out(row) for row in rows), empty=empty)
         return
-    cells = ((words.clock(row["at_ms"]), row["actor"], row["action"], row["target"][:16]) for row in rows)
-    terminal.show(terminal.table(("WHEN", "WHO", "WHAT", "WHOM"), cells) if rows else "", empty=empty)
+    cells = (
+        (
+            words.clock(row["at_ms"]),
+            row["actor"],
+            row["action"],
+            row["target"][:16],
+            (row["before_hash"] or "-")[:8],
+            (row["after_hash"] or "-")[:8],
+        )
+        for row in rows
+    )
+    terminal.show(
+        terminal.table(("WHEN", "WHO", "WHAT", "WHOM", "BEFORE", "AFTER"), cells) if rows else "", empty=empty
+    )
+
+
+def _moment(flag: str, text: str | None, default: int) -> int:
+    if text is None:
+        return default
+    found = wire.from_rfc3339(f"{text}T00:00:00Z" if len(text) == len("2026-01-31") else text)
+    if found is None:
+        raise PermanentError(
+            f"{flag} {text!r} is no time", code="time-invalid", hint="2026-01-31 or 2026-01-31T12:00:00Z"
+        )
+    return found

@@ -6,6 +6,7 @@ import msgspec
 
 from cloud.api import shapes
 from cloud.api.alerts import AlertsOut
+from cloud.api.audit import AuditOut
 from cloud.api.exports import ExportsOut
 from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
@@ -462,4 +463,26 @@ SERVICE = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *SERVICE)
+AUDIT = (
+    Operation(
+        method="GET",
+        path="/api/audit",
+        name="getAudit",
+        tag="audit",
+        summary="Who did what, newest first",
+        about="Append-only. Users stand in it by the SHA-256 of their id; `target` finds them by the id all the same.",
+        auth="A",
+        params=(
+            *_paging(50),
+            Param(name="actor", about="key:NAME, cli:UNIX_USER, webhook:NAME, device:ID, system"),
+            Param(name="action", about="`record.updated`, or `record.*`"),
+            Param(name="target", about="a device, a key, TYPE/ID of a record, a user"),
+            Param(name="from", schema=_TIME),
+            Param(name="to", schema=_TIME),
+        ),
+        replies=(Reply(about="a page", body=AuditOut, frame="list"),),
+        refusals=(422,),
+    ),
+)
+
+OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *SERVICE, *AUDIT)

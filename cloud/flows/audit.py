@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from cloud.rules import exporting
 from cloud.store.db import Row, Tx
 
 USER_PURGED = "user.purged"
 EXPORT_STARTED = "export.started"
 EXPORT_FORGOTTEN = "export.forgotten"
+DEVICE_ENROLLED = "device.enrolled"
+DEVICE_ROTATED = "device.rotated"
+DEVICE_REVOKED = "device.revoked"
+KEY_CREATED = "key.created"
+KEY_REVOKED = "key.revoked"
+
+_PROFILE = "profile"
 
 
 def hash_of(value: Any) -> str:
@@ -48,9 +57,65 @@ async def record(
     )
 
 
-async def entries(tx: Tx, *, before_id: int = 2**63 - 1, limit: int) -> list[Row]:
+def target_of(record_type: str, record_id: str) -> str:
+    """What names a record here: 'progress/prog_1'. A profile's id is a user's: 'profile/SHA-256 of it'."""
+    return f"{record_type}/{exporting.user_hash(record_id) if record_type == _PROFILE else record_id}"
+
+
+def _hashed(target: str) -> str:
+    """'profile/u1' as it stands here, and a user's id as its SHA-256; anything else stays."""
+    kind, slash, name = target.partition("/")
+    if slash:
+        return target_of(kind, name)
+    return exporting.user_hash(target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which entries: wall milliseconds from (with) and to (without); None: any.
+
+    `action` may end with `*` ('record.*'), `target` may be a user's id or 'profile/ID' in the clear.
+    """
+
+    actor: str | None = None
+    action: str | None = None
+    target: str | None = None
+    from_ms: int = -(2**62)
+    to_ms: int = 2**62
+
+    def params(self) -> dict[str, Any]:
+        """As the queries take them."""
+        return {
+            "actor": self.actor,
+            "action": None if self.action is None else _pattern(self.action),
+            "target": self.target,
+            "hashed": None if self.target is None else _hashed(self.target),
+            "from_ms": self.from_ms,
+            "to_ms": self.to_ms,
+        }
+
+
+ALL = Wanted()
+
+
+def _pattern(action: str) -> str:
+    """'record.*' -> 'record.%'; what LIKE would take for more than itself is escaped."""
+    stem = action.removesuffix("*")
+    escaped = stem.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped + ("%" if stem != action else "")
+
+
+async def entries(
+    tx: Tx, wanted: Wanted = ALL, *, before_id: int = 2**63 - 1, limit: int, offset: int = 0
+) -> list[Row]:
     """Up to `limit` entries, newest first."""
-    return await tx.all("audit_page", before_id=before_id, row_limit=limit)
+    found = wanted.params()
+    return await tx.all("audit_page", **found, before_id=before_id, row_limit=limit, row_offset=offset)
+
+
+async def count(tx: Tx, wanted: Wanted) -> int:
+    """How many entries there are."""
+    return int(await tx.value("audit_count", **wanted.params()))
 
 
 async def purged(tx: Tx, dataset: str) -> dict[str, int]:
