@@ -11,7 +11,7 @@ with TelemetryClient(application="reader", user_id=LEARNER) as client:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from inspect import iscoroutinefunction
 from types import TracebackType
 from typing import Any, Unpack
@@ -21,11 +21,33 @@ from pisyncd.client.calls import Id
 from pisyncd.client.core import INITIALIZE_S, SUBMIT_S, SYNC_S, Core, wanted_of
 from pisyncd.client.errors import ClientError
 from pisyncd.client.handlers import Handler
-from pisyncd.client.settings import Options
+from pisyncd.client.records import (
+    SYNC_NOW_S,
+    TRIES,
+    Change,
+    Conflict,
+    Desk,
+    Fields,
+    IfMatch,
+    Record,
+    lost_race,
+    to_change,
+)
+from pisyncd.client.settings import Connection, Options
 from pisyncd.client.views import ClientStatus, Problem, SyncResult
 from pisyncd.client.watching import Watch
 
-__all__ = ["ClientError", "ClientStatus", "Problem", "SyncClient", "SyncResult", "TelemetryClient"]
+__all__ = [
+    "ClientError",
+    "ClientStatus",
+    "Conflict",
+    "Problem",
+    "Record",
+    "RecordsClient",
+    "SyncClient",
+    "SyncResult",
+    "TelemetryClient",
+]
 
 Off = Callable[[], None]
 
@@ -201,6 +223,72 @@ class SyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class RecordsClient:
+    """Reads and writes records at the device (its socket, unless a `url` is given) or in the cloud.
+
+    A device answers a write when it is durable, and sends it to the cloud as soon as it can; there is no queue here.
+    Takes `socket`, `url`, `token`, `timeout_s` as TelemetryClient does. Raises ValueError for an address that is none;
+    every call may raise ClientError.
+    """
+
+    def __init__(self, **options: Unpack[Connection]) -> None:
+        self._desk = Desk(options)
+
+    def get(self, type: str, id: str, *, deleted: bool = False) -> Record | None:
+        """None when there is none; a deleted one only with `deleted`."""
+        return self._desk.get(type, id, deleted=deleted)
+
+    def list(self, type: str, *, limit: int | None = None, deleted: bool = False) -> Iterator[Record]:
+        """All records of a type in the order of their ids, at most `limit`; deleted ones only with `deleted`."""
+        for page in self._desk.pages(type, limit=limit, deleted=deleted):
+            yield from page
+
+    def put(self, type: str, id: str, fields: Fields, *, if_match: IfMatch = None) -> Record:
+        """All fields anew; makes the record when there is none. 412 `version-mismatch` when it has changed since
+        `if_match` was read."""
+        return self._desk.put(type, id, fields, if_match)
+
+    def patch(self, type: str, id: str, fields: Fields, *, if_match: IfMatch = None) -> Record:
+        """Some fields; None removes one. 404 `record-unknown` when there is none."""
+        return self._desk.patch(type, id, fields, if_match)
+
+    def delete(self, type: str, id: str, *, if_match: IfMatch = None) -> Record:
+        """Gives the tombstone. 404 `record-unknown` when there is none."""
+        return self._desk.delete(type, id, if_match)
+
+    def update(self, type: str, id: str, change: Change, tries: int = TRIES) -> Record:
+        """Reads, lets `change(fields)` give new fields (or None: it has changed those it got), and writes them if
+        nobody has written in between; else again, `tries` times in all, then 412 `version-mismatch`."""
+        for left in reversed(range(max(1, tries))):
+            record, fields = to_change(self.get(type, id), type, id)
+            changed = change(fields)
+            try:
+                return self.put(type, id, fields if changed is None else changed, if_match=record)
+            except ClientError as error:
+                if not lost_race(error, left):
+                    raise
+        raise AssertionError("unreachable")
+
+    def sync_now(self, type: str, id: str, timeout_s: float = SYNC_NOW_S) -> Record:
+        """Waits until what waits of this record is in the cloud and what the cloud has of it is here.
+
+        ClientError `offline` when the cloud cannot be reached; what was written stays queued and follows.
+        """
+        return self._desk.sync_now(type, id, timeout_s)
+
+    def sync_enrollment_now(self, id: str, timeout_s: float = SYNC_NOW_S) -> Record:
+        """`sync_now` of an enrollment."""
+        return self.sync_now("enrollment", id, timeout_s)
+
+    def sync_profile_now(self, id: str, timeout_s: float = SYNC_NOW_S) -> Record:
+        """`sync_now` of a profile."""
+        return self.sync_now("profile", id, timeout_s)
+
+    def set_token(self, token: str | None) -> None:
+        """Another token from now on."""
+        self._desk.set_token(token)
 
 
 def _plain(handler: Handler) -> Handler:

@@ -10,7 +10,7 @@ import sys
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, cast
 from urllib.parse import urlsplit
 
 SOCKET = "/run/pisyncd/pisyncd.sock"
@@ -51,6 +51,15 @@ class Options(TypedDict, total=False):
     timeout_s: float
     events_max: int
     bytes_max: int
+
+
+class Connection(TypedDict, total=False):
+    """What RecordsClient takes by keyword: `socket`, `url`, `token`, `timeout_s` as in Options; all optional."""
+
+    socket: str | os.PathLike[str]
+    url: str
+    token: str
+    timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +112,13 @@ def read(options: Options) -> Settings:
         source=source,
         **given,  # type: ignore[arg-type]
     )
+
+
+def read_connection(options: Connection) -> Settings:
+    """Raises ValueError as `read` does, TypeError for an option that is none."""
+    if strangers := sorted(options.keys() - Connection.__annotations__.keys()):
+        raise TypeError(f"{strangers[0]!r} is no option; there are {', '.join(Connection.__annotations__)}")
+    return read(cast(Options, options))
 
 
 def check_token(token: str | None) -> None:

@@ -17,6 +17,8 @@ from pisyncd.client.settings import Settings
 
 ANSWER_BYTES_MAX = 1024 * 1024
 USER_HEADER = "PiSync-User"
+#: What to do when nobody answers, for events.
+QUEUED = "nothing is lost: events wait in the queue and are sent when it answers"
 
 
 class Unreachable(Exception):
@@ -41,16 +43,29 @@ class Answer:
 class Link:
     """Connections to one destination, one at a time, kept open until `close`."""
 
-    def __init__(self, settings: Settings, token: str | None) -> None:
+    def __init__(self, settings: Settings, token: str | None, *, patience: str = QUEUED) -> None:
         self._settings = settings
         self._token = token
+        self._patience = patience
         self._base = urlsplit(settings.url).path if settings.url else ""
         self._connection: _Connection | None = None
 
-    def ask(self, method: str, path: str, body: Any = None, *, user_id: str = "") -> Answer:
-        """One request, at most `timeout_s` long. Raises Unreachable."""
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        user_id: str = "",
+        if_match: str | None = None,
+        timeout_s: float | None = None,
+        bytes_max: int = ANSWER_BYTES_MAX,
+    ) -> Answer:
+        """One request, at most `timeout_s` long (the settings'), answered in `bytes_max`. Raises Unreachable."""
         # Of a batch, only what was refused needs to be named.
         headers = {"Accept": "application/json", "Prefer": "return=minimal"}
+        if if_match is not None:
+            headers["If-Match"] = f'"{if_match}"'
         if user_id:
             headers[USER_HEADER] = user_id
         if self._token:
@@ -59,23 +74,26 @@ class Link:
         if body is not None:
             raw = body if isinstance(body, bytes) else json.dumps(body, allow_nan=False).encode("ascii")
             headers["Content-Type"] = "application/json"
+        limit_s = self._settings.timeout_s if timeout_s is None else timeout_s
         try:
-            return self._asked(method, self._base + path, raw, headers)
+            return self._asked(method, self._base + path, raw, headers, limit_s, bytes_max)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise _unreachable(error, self._settings) from error
+            raise _unreachable(error, self._settings, limit_s, self._patience) from error
         except BaseException:
             # Half an answer on a connection would be read as the next one.
             self.close()
             raise
 
-    def _asked(self, method: str, target: str, raw: bytes | None, headers: Mapping[str, str]) -> Answer:
+    def _asked(
+        self, method: str, target: str, raw: bytes | None, headers: Mapping[str, str], limit_s: float, bytes_max: int
+    ) -> Answer:
         connection = self._connection = self._connection or _connection(self._settings)
-        connection.until = time.monotonic() + self._settings.timeout_s
+        connection.until = time.monotonic() + limit_s
         connection.request(method, target, body=raw, headers=dict(headers))
         response = connection.getresponse()
-        text = response.read(ANSWER_BYTES_MAX + 1)
-        if len(text) > ANSWER_BYTES_MAX:
+        text = response.read(bytes_max + 1)
+        if len(text) > bytes_max:
             raise http.client.HTTPException("the answer is larger than anything that is expected")
         return Answer(status=response.status, retry_after=response.getheader("Retry-After"), body=_decoded(text))
 
@@ -155,22 +173,19 @@ def _decoded(text: bytes) -> Any:
         return None
 
 
-def _unreachable(error: Exception, settings: Settings) -> Unreachable:
+def _unreachable(error: Exception, settings: Settings, limit_s: float, patience: str) -> Unreachable:
     where = settings.where
     if isinstance(error, TimeoutError):
-        return Unreachable("no-answer", f"{where} does not answer within {settings.timeout_s:g} s", _PATIENCE)
+        return Unreachable("no-answer", f"{where} does not answer within {limit_s:g} s", patience)
     if settings.url is not None:
-        return Unreachable("link-down", f"{where}: {_said(error)}", _PATIENCE)
+        return Unreachable("link-down", f"{where}: {_said(error)}", patience)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
-        return Unreachable("not-running", f"pisyncd is not running (nobody answers on {where})", _PATIENCE)
+        return Unreachable("not-running", f"pisyncd is not running (nobody answers on {where})", patience)
     if isinstance(error, PermissionError):
         hint = "let the application's user join the group: `sudo usermod -aG pisync NAME`, then start it again"
         return Unreachable("permission-denied", f"this user may not use {where}", hint)
-    return Unreachable("link-down", f"{where}: {_said(error)}", _PATIENCE)
+    return Unreachable("link-down", f"{where}: {_said(error)}", patience)
 
 
 def _said(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:300]
-
-
-_PATIENCE = "nothing is lost: events wait in the queue and are sent when it answers"
