@@ -12,88 +12,33 @@ import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
 
-from pisyncd import __version__
-from pisyncd.core import encodings, wire
-from pisyncd.core.errors import (
-    CloudBusy,
-    LinkDown,
-    OffsetMismatch,
-    PiSyncError,
-    Rejected,
-    StorageBusy,
-    TokenRefused,
-    TooLarge,
-    TransientError,
-    UploadGone,
-)
+from pisyncd import __version__, answers
+from pisyncd.answers import Answer, ChangesAnswer, ContentsAnswer, ProbeAnswer, Progress, StatusAnswer
+from pisyncd.core import encodings, recordwire, wire
+from pisyncd.core.errors import CloudBusy, LinkDown, Rejected, UploadGone, WaitCut
 from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
 from pisyncd.runtime.activity import beat
 from pisyncd.tcp import Connections, authorities
 
-T = TypeVar("T")
 Body = bytes | AsyncIterator[bytes] | None
 Seen = Callable[[Observation, str, str | None], None]
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
-RETRY_AFTER_MAX_S = 3600.0
 #: Below it the header of the encoding costs more than it saves.
 COMPRESS_BYTES_MIN = 512
-
-
-class ChunkMismatch(TransientError):
-    """A chunk arrived other than it was sent."""
-
-    code = "chunk-mismatch"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """A proven answer."""
-
-    status: int
-    headers: Any
-    body: bytes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where an upload stands in the cloud. `url` is absolute."""
-
-    url: str
-    offset: int
-    length: int | None
-    state: str
-    error_code: str | None
-
-
-class ProbeAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The body of GET /api/probe."""
-
-    proof: str
-    server_time: str
-
-
-class _StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    data: wire.UploadStatus
-
-
-class _Page(msgspec.Struct, frozen=True, kw_only=True):
-    next_cursor: str | None = None
-
-
-class _ContentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    data: list[str]
-    pagination: _Page = _Page()
+#: A request that was held for so long and then cut was cut for being quiet.
+HELD_MIN_S = 5.0
+READ_S_MAX = 300.0
+CUT_STATUSES = (408, 502, 503, 504)
 
 
 class Uplink:
@@ -141,7 +86,7 @@ class Uplink:
         """Asks our cloud to prove itself. Raises what _call raises."""
         challenge = secrets.token_urlsafe(16)
         answer = await self._call("GET", f"/api/probe?challenge={challenge}", challenge=challenge, stall_s=timeout_s)
-        return _decode(answer, ProbeAnswer)
+        return answers.decode(answer, ProbeAnswer)
 
     async def measure(self, count: int) -> None:
         """Sends `count` random bytes to learn the speed where no real transfer has told it."""
@@ -170,12 +115,12 @@ class Uplink:
             sent["Content-Type"] = wire.OFFSET_STREAM
         answer = await self._call("POST", "/api/files", headers=sent, body=body)
         location = answer.headers.get("Location", "")
-        return _progress(answer, self._absolute(location), length)
+        return answers.progress(answer, self._absolute(location), length)
 
     async def head(self, url: str) -> Progress:
         """Asks for the offset. Raises UploadGone when the cloud does not know the upload."""
         answer = await self._call("HEAD", url, headers={"Tus-Resumable": wire.TUS_VERSION})
-        return _progress(answer, url, None)
+        return answers.progress(answer, url, None)
 
     async def append(self, url: str, offset: int, body: Body, headers: dict[str, str]) -> Progress:
         """Sends bytes from `offset` on. Raises OffsetMismatch, UploadGone and what _call raises."""
@@ -185,11 +130,11 @@ class Uplink:
             "Content-Type": wire.OFFSET_STREAM,
             **headers,
         }
-        return _progress(await self._call("PATCH", url, headers=sent, body=body), url, None)
+        return answers.progress(await self._call("PATCH", url, headers=sent, body=body), url, None)
 
     async def status(self, url: str) -> wire.UploadStatus:
         """What became of an upload and its entries."""
-        return _decode(await self._call("GET", url), _StatusAnswer).data
+        return answers.decode(await self._call("GET", url), StatusAnswer).data
 
     async def terminate(self, url: str) -> None:
         """Drops an upload that is no longer wanted; one that is gone already is fine."""
@@ -204,18 +149,44 @@ class Uplink:
             body = encodings.zstd_packed(body)
             headers["Content-Encoding"] = "zstd"
         answer = await self._call("POST", "/api/telemetry/batch", headers=headers, body=body, stall_s=timeout_s)
-        return _decode(answer, wire.BatchAnswer)
+        return answers.decode(answer, wire.BatchAnswer)
 
     async def contents(self, device_id: str) -> AsyncIterator[list[bytes]]:
         """Pages of the SHA-256 digests that the cloud has from this device."""
         cursor = ""
         while True:
             path = f"/api/devices/{device_id}/contents?limit={wire.CONTENTS_PAGE_MAX}{cursor}"
-            page = _decode(await self._call("GET", path), _ContentsAnswer)
+            page = answers.decode(await self._call("GET", path), ContentsAnswer)
             yield [bytes.fromhex(each) for each in page.data]
             if page.pagination.next_cursor is None:
                 return
             cursor = f"&cursor={page.pagination.next_cursor}"
+
+    async def changes(
+        self,
+        *,
+        since: str | None,
+        types: tuple[str, ...] = (),
+        wait_s: float,
+        limit: int,
+        rules_etag: str,
+        timeout_s: float,
+    ) -> recordwire.Changes:
+        """What has changed since a cursor (None: all), held by the cloud for up to `wait_s` until there is something.
+
+        Raises CursorExpired, WaitCut when the wait was ended on the way, and what _call raises; `answer-too-large`
+        asks for a smaller limit.
+        """
+        asked = {
+            "since": since or "",
+            "types": ",".join(types),
+            "wait": f"{wait_s:.0f}" if wait_s else "",
+            "limit": str(limit),
+            "rules": rules_etag,
+        }
+        query = "&".join(f"{name}={quote(value)}" for name, value in asked.items() if value)
+        answer = await self._call("GET", f"/api/changes?{query}", stall_s=timeout_s, held_s=wait_s)
+        return answers.decode(answer, ChangesAnswer).data
 
     def _absolute(self, location: str) -> str:
         if not location.startswith("/"):
@@ -251,36 +222,45 @@ class Uplink:
         body: Body = None,
         challenge: str | None = None,
         stall_s: float | None = None,
+        held_s: float | None = None,
     ) -> Answer:
-        """One request. Raises LinkDown without a proven answer, and what `_refusal` makes of a refusing one."""
+        """One request. Raises LinkDown without a proven answer, and what `answers.refusal` makes of a refusing one.
+
+        `held_s`: the cloud may take so long before it begins to answer, and then as long as bytes come, at most
+        READ_S_MAX. What cuts such a wait on the way is WaitCut, and no sign of a bad link.
+        """
         challenge = challenge or secrets.token_urlsafe(12)
         url = where if where.startswith("http") else self._base + where
+        sent = {**(headers or {}), wire.CHALLENGE_HEADER: challenge}
+        began_s = time.monotonic()
         try:
-            answer = await self._exchange(
-                method, url, {**(headers or {}), wire.CHALLENGE_HEADER: challenge}, body, stall_s
-            )
+            answer = await self._exchange(method, url, sent, body, stall_s or self._stall_s, held_s)
         except LinkDown as error:
+            if held_s and _was_cut(error, time.monotonic() - began_s):
+                raise WaitCut(error.detail) from error
             self._seen("no-answer", error.detail, None)
             raise
+        if held_s and answer.status in CUT_STATUSES and time.monotonic() - began_s >= HELD_MIN_S:
+            raise WaitCut(f"a proxy on the way answered {answer.status}")
         self._judge(answer, challenge, url)
         if answer.status < 300:
             return answer
-        raise _refusal(answer)
+        raise answers.refusal(answer)
 
     async def _exchange(
-        self, method: str, url: str, headers: dict[str, str], body: Body, stall_s: float | None
+        self, method: str, url: str, headers: dict[str, str], body: Body, stall_s: float, held_s: float | None
     ) -> Answer:
-        stall_s = stall_s or self._stall_s
+        patience_s = stall_s + (held_s or 0.0)
         try:
-            async with asyncio.timeout(stall_s) as deadline, self._sending(body):
+            async with asyncio.timeout(patience_s) as deadline, self._sending(body):
                 data = self._counted(body, deadline, stall_s) if body is not None else None
                 async with self._open().request(
                     method, url, headers=_sized(headers, body), data=data, allow_redirects=False
                 ) as response:
-                    body_read = await _read_whole(response)
+                    body_read = await _read_whole(response, deadline, None if held_s is None else stall_s)
                     return Answer(status=response.status, headers=response.headers, body=body_read)
         except TimeoutError as error:
-            raise LinkDown(f"no answer within {stall_s:.0f} s", code="link-stalled") from error
+            raise LinkDown(f"no answer within {patience_s:.0f} s", code="link-stalled") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
             hint = "check the clock of this device (`pisyncctl status`) and cloud.ca_file"
             raise LinkDown(
@@ -318,7 +298,7 @@ class Uplink:
             return
         if answer.status >= 500 or answer.status == 429:
             self._seen("cloud-busy", f"the way to the cloud answers {answer.status}", None)
-            raise CloudBusy(f"the way to the cloud answers {answer.status}", retry_after_s=_retry_after(answer))
+            raise CloudBusy(f"the way to the cloud answers {answer.status}", retry_after_s=answers.retry_after(answer))
         portal = answer.headers.get("Location") or url
         self._seen("portal", "somebody else answers in our cloud's place", portal)
         raise LinkDown(
@@ -329,9 +309,14 @@ class Uplink:
         )
 
 
-async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
+async def _read_whole(response: aiohttp.ClientResponse, deadline: asyncio.Timeout, stall_s: float | None) -> bytes:
     content = bytearray()
+    loop = asyncio.get_running_loop()
+    latest = loop.time() + READ_S_MAX
     async for piece in response.content.iter_any():
+        if stall_s is not None:
+            # a page of records takes a while on a slow link, and each piece of it is progress
+            deadline.reschedule(min(loop.time() + stall_s, latest))
         content += piece
         if len(content) > ANSWER_BYTES_MAX:
             raise LinkDown("the answer has no end", code="answer-too-large")
@@ -351,59 +336,8 @@ def _sized(headers: dict[str, str], body: Body) -> dict[str, str]:
     return {**headers, "Content-Length": str(len(body))} if isinstance(body, bytes) else headers
 
 
-def _progress(answer: Answer, url: str, length: int | None) -> Progress:
-    told = answer.headers.get("Upload-Length")
-    return Progress(
-        url=url,
-        offset=_number(answer.headers.get("Upload-Offset", "0")),
-        length=_number(told) if told else length,
-        state=answer.headers.get(wire.UPLOAD_STATE, "receiving"),
-        error_code=answer.headers.get(wire.UPLOAD_ERROR),
-    )
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise CloudBusy("the cloud gave an offset that is no number", code="answer-invalid")
-    return int(text)
-
-
-def _decode(answer: Answer, shape: type[T]) -> T:
-    try:
-        return msgspec.json.decode(answer.body, type=shape)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise CloudBusy(f"the cloud's answer cannot be read: {error}", code="answer-invalid") from error
-
-
-def _retry_after(answer: Answer) -> float | None:
-    text = answer.headers.get("Retry-After", "")
-    if text.isascii() and text.isdigit() and len(text) < 10:
-        return min(float(text), RETRY_AFTER_MAX_S)
-    return None
-
-
-def _refusal(answer: Answer) -> PiSyncError:
-    """What a refusing answer of our cloud means for the caller."""
-    try:
-        problem = msgspec.json.decode(answer.body, type=wire.Problem)
-        detail, code, hint = problem.detail or problem.title, problem.code, problem.hint
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        detail, code, hint = f"the cloud answered {answer.status}", f"http-{answer.status}", ""
-    match answer.status:
-        case 401:
-            return TokenRefused(detail)
-        case 404 | 410:
-            return UploadGone(detail)
-        case 409 if "Upload-Offset" in answer.headers:
-            return OffsetMismatch(_number(answer.headers["Upload-Offset"]))
-        case 413:
-            return TooLarge(detail, hint=hint or None)
-        case 507:
-            return StorageBusy(detail, code=code, hint=hint, retry_after_s=_retry_after(answer))
-        case 460:
-            return ChunkMismatch(detail)
-        case 408 | 423 | 425 | 429:
-            return CloudBusy(detail, code=code, hint=hint or None, retry_after_s=_retry_after(answer))
-        case status if status >= 500:
-            return CloudBusy(detail, code=code, hint=hint or None, retry_after_s=_retry_after(answer))
-    return Rejected(detail, code=code, hint=hint)
+def _was_cut(error: LinkDown, after_s: float) -> bool:
+    """Whether a connection that was open ended while the cloud held the request."""
+    cause = error.__cause__
+    opening = isinstance(cause, aiohttp.ClientConnectorError | TimeoutError) or error.code == "answer-too-large"
+    return not opening and after_s >= HELD_MIN_S

@@ -28,6 +28,7 @@ LAYERS = {
     "pisyncd.sources": 2,
     "pisyncd.tcp": 2,
     "pisyncd.uplink": 2,
+    "pisyncd.answers": 2,
     "pisyncd.meters": 2,
     "pisyncd.client": 2,
     "pisyncd.activities": 3,

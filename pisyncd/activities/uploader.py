@@ -9,6 +9,7 @@ import time
 import structlog
 
 from pisyncd.activities.lanes import Lanes, Moving, UploadSpoilt
+from pisyncd.answers import Progress
 from pisyncd.core import backoff, transfer
 from pisyncd.core.errors import (
     LinkDown,
@@ -23,7 +24,6 @@ from pisyncd.core.errors import (
 from pisyncd.runtime import memory
 from pisyncd.runtime.activity import Stop, Wake
 from pisyncd.sources import disk, stream
-from pisyncd.uplink import Progress
 
 log = structlog.get_logger()
 

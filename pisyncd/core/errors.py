@@ -3,11 +3,13 @@
 PiSyncError                    code, hint, detail
 ├── TransientError             try again later (retry_after_s)
 │   ├── LinkDown               no proven answer from our cloud
+│   │   └── WaitCut            a request that was to be held ended early: says nothing of the link
 │   ├── CloudBusy              our cloud answered 408, 425, 429 or 5xx
 │   ├── StorageBusy            disk full or outbox locked, here or in the cloud
 │   └── TokenRefused           our cloud does not know this device's token
 ├── OffsetMismatch             not a failure: the cloud's offset is the truth
 ├── UploadGone                 not a failure: the cloud no longer knows the upload, create it anew
+├── CursorExpired              not a failure: the cloud cannot go on from this cursor, fetch all anew
 ├── PermanentError             this item will not pass as it is; others go on
 │   ├── SourceGone
 │   ├── SourceChanged
@@ -70,6 +72,13 @@ class LinkDown(TransientError):
         self.portal_url = portal_url
 
 
+class WaitCut(LinkDown):
+    """Something on the way ended a request that the cloud was holding."""
+
+    code = "wait-cut"
+    hint = "nothing to do; proxies and routers end connections that are quiet, the next wait is shorter"
+
+
 class CloudBusy(TransientError):
     """The cloud asks to come back later."""
 
@@ -105,6 +114,12 @@ class UploadGone(PiSyncError):
     """The cloud no longer knows this upload."""
 
     code = "upload-gone"
+
+
+class CursorExpired(PiSyncError):
+    """The cloud cannot tell what has changed since this cursor."""
+
+    code = "cursor-expired"
 
 
 class PermanentError(PiSyncError):

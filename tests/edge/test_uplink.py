@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
+from pisyncd.answers import ChunkMismatch
 from pisyncd.core import wire
 from pisyncd.core.errors import (
     CloudBusy,
@@ -17,7 +18,7 @@ from pisyncd.core.errors import (
     UploadGone,
 )
 from pisyncd.meters import Goodput
-from pisyncd.uplink import ChunkMismatch, Uplink
+from pisyncd.uplink import Uplink
 
 TOKEN = "a-token"
 
