@@ -60,28 +60,28 @@ async def _serve(settings: Settings, _args: argparse.Namespace) -> None:
 
 
 async def _enroll(settings: Settings, args: argparse.Namespace) -> None:
-    await _with_db(settings, lambda db: identity.enroll(db, args.device_id, wall_ms()))
+    await _with_db(settings, lambda db: identity.enroll(db, args.device_id, wall_ms(), actor=verbs.actor()))
 
 
 async def _rotate(settings: Settings, args: argparse.Namespace) -> None:
     keep_s = args.keep_old_hours * 3600
     async with _existing(settings) as db:
-        print(await identity.rotate(db, args.device_id, wall_ms(), keep_old_s=keep_s))
+        print(await identity.rotate(db, args.device_id, wall_ms(), keep_old_s=keep_s, actor=verbs.actor()))
 
 
 async def _revoke(settings: Settings, args: argparse.Namespace) -> None:
     async with _existing(settings) as db:
-        await identity.revoke(db, args.device_id, wall_ms())
+        await identity.revoke(db, args.device_id, wall_ms(), actor=verbs.actor())
     print(f"{args.device_id} is shut out; its files and history stay", file=sys.stderr)
 
 
 async def _key_create(settings: Settings, args: argparse.Namespace) -> None:
-    await _with_db(settings, lambda db: identity.create_key(db, args.name, args.role, wall_ms()))
+    await _with_db(settings, lambda db: identity.create_key(db, args.name, args.role, wall_ms(), actor=verbs.actor()))
 
 
 async def _key_revoke(settings: Settings, args: argparse.Namespace) -> None:
     async with _existing(settings) as db:
-        await identity.revoke_key(db, args.name, wall_ms())
+        await identity.revoke_key(db, args.name, wall_ms(), actor=verbs.actor())
     print(f"the key {args.name} is ended", file=sys.stderr)
 
 

@@ -21,6 +21,9 @@ DEVICE_REVOKED = "device.revoked"
 KEY_CREATED = "key.created"
 KEY_REVOKED = "key.revoked"
 
+#: The actor of what nobody asked for.
+SYSTEM = "system"
+
 _PROFILE = "profile"
 
 

@@ -8,7 +8,9 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
+from cloud.flows import audit
 from cloud.rules import access
 from cloud.rules.access import Principal, Role
 from cloud.store.db import Database, DuplicateRow, Tx
@@ -150,7 +152,7 @@ async def device_key(tx: Tx, device_id: str) -> int:
     return int(row["dk"])
 
 
-async def enroll(db: Database, device_id: str, now_ms: int) -> str:
+async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audit.SYSTEM) -> str:
     """Lets a device in; gives its token. Raises AlreadyThere; a revoked device is let in again."""
     if not access.is_device_id(device_id):
         raise PermanentError(
@@ -174,30 +176,44 @@ async def enroll(db: Database, device_id: str, now_ms: int) -> str:
                 dk = row["dk"]
                 await tx.run("restore_device", dk=dk)
                 await tx.run("mark_device_state", dk=dk, shut_out=0)
+            before = None if row is None else _device(device_id, revoked=True)
+            await _tell(
+                tx,
+                now_ms,
+                actor,
+                audit.DEVICE_ENROLLED,
+                device_id,
+                before=before,
+                after=_device(device_id, revoked=False),
+            )
             return await _new_token(tx, dk, now_ms)
     except DuplicateRow:
         raise taken from None
 
 
-async def rotate(db: Database, device_id: str, now_ms: int, *, keep_old_s: int = 0) -> str:
+async def rotate(db: Database, device_id: str, now_ms: int, *, keep_old_s: int = 0, actor: str = audit.SYSTEM) -> str:
     """A new token for an enrolled device; the old ones end after `keep_old_s`. Raises NotThere."""
     async with db.transaction() as tx:
         dk = await _enrolled(tx, device_id)
         await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms + keep_old_s * 1000)
+        same = _device(device_id, revoked=False)
+        await _tell(tx, now_ms, actor, audit.DEVICE_ROTATED, device_id, before=same, after=same, keep_old_s=keep_old_s)
         return await _new_token(tx, dk, now_ms)
 
 
-async def revoke(db: Database, device_id: str, now_ms: int) -> None:
+async def revoke(db: Database, device_id: str, now_ms: int, *, actor: str = audit.SYSTEM) -> None:
     """Shuts a device out; its files and history stay. Raises NotThere."""
     async with db.transaction() as tx:
         dk = await _enrolled(tx, device_id)
         await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms)
         await tx.run("revoke_device", dk=dk, now_ms=now_ms)
         await tx.run("mark_device_state", dk=dk, shut_out=1)
+        before, after = _device(device_id, revoked=False), _device(device_id, revoked=True)
+        await _tell(tx, now_ms, actor, audit.DEVICE_REVOKED, device_id, before=before, after=after)
         await tx.run("identity_changed")
 
 
-async def create_key(db: Database, name: str, role: Role, now_ms: int) -> str:
+async def create_key(db: Database, name: str, role: Role, now_ms: int, *, actor: str = audit.SYSTEM) -> str:
     """A new API key. Raises AlreadyThere."""
     if not access.is_name(name):
         raise PermanentError(
@@ -207,6 +223,7 @@ async def create_key(db: Database, name: str, role: Role, now_ms: int) -> str:
     try:
         async with db.transaction() as tx:
             await tx.run("add_key", key_hash=wire.token_hash(secret), name=name, role=role, now_ms=now_ms)
+            await _tell(tx, now_ms, actor, audit.KEY_CREATED, name, after=_key(name, role), role=role)
     except DuplicateRow:
         raise AlreadyThere(
             f"a key named {name} exists already", hint=f"`pisync-cloud key revoke {name}` ends it, or take another name"
@@ -214,12 +231,46 @@ async def create_key(db: Database, name: str, role: Role, now_ms: int) -> str:
     return secret
 
 
-async def revoke_key(db: Database, name: str, now_ms: int) -> None:
+async def revoke_key(db: Database, name: str, now_ms: int, *, actor: str = audit.SYSTEM) -> None:
     """Ends an API key and the page sessions that began with it. Raises NotThere."""
     async with db.transaction() as tx:
+        role = await tx.value("role_of_key", name=name)
         if not await tx.run("revoke_key", name=name, now_ms=now_ms):
             raise NotThere(f"no key is named {name}", hint="`pisync-cloud key list` shows the names")
+        await _tell(tx, now_ms, actor, audit.KEY_REVOKED, name, before=_key(name, role), role=role)
         await tx.run("identity_changed")
+
+
+def _device(device_id: str, *, revoked: bool) -> dict[str, Any]:
+    return {"device_id": device_id, "revoked": revoked}
+
+
+def _key(name: str, role: str) -> dict[str, Any]:
+    return {"name": name, "role": role}
+
+
+async def _tell(
+    tx: Tx,
+    now_ms: int,
+    actor: str,
+    action: str,
+    target: str,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+    **detail: Any,
+) -> None:
+    """Into the audit, with what was changed as hashes; tokens have no part in it."""
+    await audit.record(
+        tx,
+        now_ms=now_ms,
+        actor=actor,
+        action=action,
+        target=target,
+        detail=detail,
+        before_hash=None if before is None else audit.hash_of(before),
+        after_hash=None if after is None else audit.hash_of(after),
+    )
 
 
 async def _enrolled(tx: Tx, device_id: str) -> int:

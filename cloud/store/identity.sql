@@ -54,6 +54,9 @@ INSERT INTO api_key (key_hash, name, role, created_at_ms) VALUES (:key_hash, :na
 -- name: keys
 SELECT name, role, created_at_ms, revoked_at_ms FROM api_key ORDER BY created_at_ms, name
 
+-- name: role_of_key
+SELECT role FROM api_key WHERE name = :name AND revoked_at_ms IS NULL
+
 -- name: revoke_key
 UPDATE api_key SET revoked_at_ms = :now_ms WHERE name = :name AND revoked_at_ms IS NULL
 
