@@ -1,4 +1,8 @@
-"""Answers of `/api/*`: `{"success": true, "data": ..., "metadata": {...}}`, lists with `pagination`."""
+"""Answers of `/api/*`, made in one place: `{"success": true, "data": ..., "metadata": {...}}`, lists with `pagination`.
+
+`beside` is for bodies whose fields a source document fixes: they stay as they are, with `metadata` as one member more.
+`json` is for /v1/*, whose bodies carry nothing else.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +14,19 @@ from aiohttp import web
 
 from cloud.api import keys
 from cloud.services import wall_ms
-from pisyncd import __version__
-from pisyncd.core import wire
+from pisyncd.core import frames, wire
+from pisyncd.core.frames import Metadata, Pagination
 
+__all__ = ["Metadata", "Pagination", "beside", "json", "ok", "pagination", "time_or_none"]
 
-class Metadata(msgspec.Struct, frozen=True, kw_only=True):
-    """When, by which version, to which request."""
+_FRESH = {"Cache-Control": "no-store"}
 
-    timestamp: str
-    version: str
-    request_id: str
-
-
-class Pagination(msgspec.Struct, frozen=True, kw_only=True):
-    """Where in a list this page is. `next_cursor` goes on exactly after the last row, whatever arrives meanwhile."""
-
-    page: int
-    limit: int
-    total: int
-    total_pages: int
-    next_cursor: str | None = None
-
-
-class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The frame around `data`."""
-
-    success: bool
-    data: Any
-    next: wire.Pacing | None = None
-    pagination: Pagination | None = None
-    metadata: Metadata | None = None
-
-
-_encoder = msgspec.json.Encoder()
+pagination = frames.pagination
 
 
 def json(body: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Any msgspec-encodable body."""
-    return web.Response(
-        status=status, body=_encoder.encode(body), content_type="application/json", headers=headers or _FRESH
-    )
-
-
-_FRESH = {"Cache-Control": "no-store"}
+    """Any msgspec-encodable body, and nothing beside it."""
+    return _answer(frames.encoded(body), status, headers)
 
 
 def ok(
@@ -62,15 +36,27 @@ def ok(
     status: int = 200,
     pagination: Pagination | None = None,
     next: wire.Pacing | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """`data` in its frame."""
-    metadata = Metadata(timestamp=wire.rfc3339(wall_ms()), version=__version__, request_id=request[keys.REQUEST_ID])
-    return json(Answer(success=True, data=data, next=next, pagination=pagination, metadata=metadata), status=status)
+    framed = frames.Framed(success=True, data=data, next=next, pagination=pagination, metadata=_about(request))
+    return _answer(frames.encoded(framed), status, headers)
 
 
-def pagination(number: int, limit: int, total: int, next_cursor: str | None) -> Pagination:
-    """Counts the pages; an empty list has none."""
-    return Pagination(page=number, limit=limit, total=total, total_pages=-(-total // limit), next_cursor=next_cursor)
+def beside(
+    request: web.Request, body: msgspec.Struct, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """A body of its own shape, with `metadata` beside its fields."""
+    return _answer(frames.beside(body, _about(request)), status, headers)
+
+
+def _answer(body: bytes, status: int, headers: Mapping[str, str] | None) -> web.Response:
+    whole = _FRESH if headers is None else {**_FRESH, **headers}
+    return web.Response(status=status, body=body, content_type="application/json", headers=whole)
+
+
+def _about(request: web.Request) -> Metadata:
+    return frames.metadata(wall_ms(), request[keys.REQUEST_ID])
 
 
 def time_or_none(at_ms: int | None) -> str | None:

@@ -46,7 +46,7 @@ async def get_health(request: web.Request) -> web.Response:
         ),
         timestamp=wire.rfc3339(wall_ms()),
     )
-    return answers.json(body, status=200 if healthy else 503)
+    return answers.beside(request, body, status=200 if healthy else 503)
 
 
 async def get_livez(_request: web.Request) -> web.Response:

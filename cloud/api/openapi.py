@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from cloud.api.answers import Metadata, Pagination
 from pisyncd.core import wire
+from pisyncd.core.frames import Metadata, Pagination
 
 Schema = dict[str, Any]
 
@@ -30,7 +30,8 @@ class Param:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A successful answer. `body` is its type; `frame` 'data' and 'list' put it into the common frame."""
+    """A successful answer. `body` is its type. `frame` 'data' and 'list' put it into the common frame, 'beside' puts
+    `metadata` beside its fields, 'bare' leaves it as it is (/v1)."""
 
     status: int = 200
     about: str
@@ -164,6 +165,10 @@ def _framed(reply: Reply, refs: Mapping[int, Schema]) -> Schema:
     schema = refs[id(reply.body)]
     if reply.frame == "bare":
         return schema
+    if reply.frame == "beside":
+        also = {"type": "object", "required": ["metadata"], "properties": {"metadata": refs[id(Metadata)]}}
+        return {"allOf": [schema, also]}
+    required = ["success", "data", "metadata", *(["pagination"] if reply.frame == "list" else [])]
     properties: Schema = {
         "success": {"const": True},
         "data": {"type": "array", "items": schema} if reply.frame == "list" else schema,
@@ -173,4 +178,4 @@ def _framed(reply: Reply, refs: Mapping[int, Schema]) -> Schema:
         properties["pagination"] = refs[id(Pagination)]
     if reply.paced:
         properties["next"] = refs[id(wire.Pacing)]
-    return {"type": "object", "required": ["success", "data"], "properties": properties}
+    return {"type": "object", "required": required, "properties": properties}

@@ -168,7 +168,7 @@ TELEMETRY = (
         auth="DU",
         body=intake.BatchIn,
         params=(Param(name="Prefer", place="header", about="`return=minimal` lists only items that need attention"),),
-        replies=(Reply(about="what became of each item", body=wire.BatchAnswer, frame="bare"),),
+        replies=(Reply(about="what became of each item", body=wire.BatchAnswer, frame="beside"),),
         refusals=(400, 408, 413, 415, 422, 429, 503),
     ),
     Operation(
@@ -179,7 +179,7 @@ TELEMETRY = (
         summary="How the messages of a device or user fare",
         auth="DUV",
         params=(_DEVICE_QUERY,),
-        replies=(Reply(about="the status", body=wire.TelemetryStatus, frame="bare"),),
+        replies=(Reply(about="the status", body=wire.TelemetryStatus, frame="beside"),),
         refusals=(404, 422),
     ),
     Operation(
@@ -414,7 +414,7 @@ SERVICE = (
         summary="Proof that this is the device's own cloud, and the time",
         auth="DV",
         params=(_CHALLENGE,),
-        replies=(Reply(about="HMAC-SHA256 of the challenge, keyed with the token", body=Probe, frame="bare"),),
+        replies=(Reply(about="HMAC-SHA256 of the challenge, keyed with the token", body=Probe, frame="beside"),),
         refusals=(422,),
     ),
     Operation(
@@ -426,7 +426,7 @@ SERVICE = (
         auth="DO",
         body=msgspec.Raw,
         body_media="application/octet-stream",
-        replies=(Reply(about="how many arrived", body=Received, frame="bare"),),
+        replies=(Reply(about="how many arrived", body=Received, frame="beside"),),
         refusals=(413,),
     ),
     Operation(
@@ -437,8 +437,8 @@ SERVICE = (
         summary="How the service does",
         auth="P",
         replies=(
-            Reply(about="healthy", body=shapes.Health, frame="bare"),
-            Reply(status=503, about="the database does not answer", body=shapes.Health, frame="bare"),
+            Reply(about="healthy", body=shapes.Health, frame="beside"),
+            Reply(status=503, about="the database does not answer", body=shapes.Health, frame="beside"),
         ),
     ),
     Operation(

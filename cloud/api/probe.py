@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from cloud.api import access, payload
+from cloud.api import access, answers, payload
 from cloud.services import wall_ms
 from pisyncd.core import problems, wire
 
@@ -26,9 +26,8 @@ async def get_probe(request: web.Request) -> web.Response:
         raise problems.invalid("query:challenge", "pattern", "challenge is 1-128 of A-Z a-z 0-9 _ -")
     token = access.bearer(request)
     proof = wire.proof(token, challenge)
-    body = msgspec.json.encode(Probe(proof=proof, server_time=wire.rfc3339(wall_ms()), device_id=principal.device_id))
-    headers = {"Cache-Control": "no-store", wire.PROOF_HEADER: proof}
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    body = Probe(proof=proof, server_time=wire.rfc3339(wall_ms()), device_id=principal.device_id)
+    return answers.beside(request, body, headers={wire.PROOF_HEADER: proof})
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,8 +39,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 async def post_probe(request: web.Request) -> web.Response:
     """200 with the count. Raises Refusal 401, 413."""
     await access.require(request, device=True, role="operator")
-    body = msgspec.json.encode(Received(received=len(await payload.read(request))))
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-store"})
+    return answers.beside(request, Received(received=len(await payload.read(request))))
 
 
 def setup(app: web.Application) -> None:

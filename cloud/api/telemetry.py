@@ -47,8 +47,7 @@ async def post_batch(request: web.Request) -> web.Response:
     taken = await services.ingest.take(unit)
     brief = "return=minimal" in request.headers.get("Prefer", "").replace(" ", "").lower()
     answer = wire.BatchAnswer(success=True, data=_outcome(taken, brief=brief), next=services.pacing)
-    headers = {"Cache-Control": "no-store", **({"Preference-Applied": "return=minimal"} if brief else {})}
-    return answers.json(answer, headers=headers)
+    return answers.beside(request, answer, headers={"Preference-Applied": "return=minimal"} if brief else None)
 
 
 async def _read(items: Sequence[msgspec.Raw], sender: intake.Sender) -> AsyncIterator[Fact]:
@@ -164,7 +163,7 @@ async def get_status(request: web.Request) -> web.Response:
         marks = await tx.all("stream_marks_of", dk=dk) if dk else []
     assert totals is not None
     through = {mark["stream"]: mark["received_through"] for mark in marks}
-    return answers.json(wire.TelemetryStatus(syncStatus=_status(state, totals, rejected, through)))
+    return answers.beside(request, wire.TelemetryStatus(syncStatus=_status(state, totals, rejected, through)))
 
 
 def _status(state: Row | None, totals: Row, rejected: Row | None, through: dict[str, int]) -> wire.SyncHealth:
