@@ -17,6 +17,7 @@ from pisyncd.config.strict_yaml import Node
 
 # As browsers write it: lower case, no path.
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?")
+_RECORD_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _BYTES_MAX = 1024 * 1024
 _SECRETS = ("token", "secret", "password", "key", "api_key", "auth")
 # Larger than the first must not be smaller: a section's rules between two settings.
@@ -50,6 +51,7 @@ def load(path: Path, environ: Mapping[str, str], *, root: Path = Path("/")) -> s
     _cloud(given, reader)
     _ordered(given, reader)
     _intake(given, reader)
+    _records(given, reader)
     if isinstance(given.get("watch"), tuple):
         given["watch"] = roots.check(given["watch"], reader.lines, problems)
     problems.raise_if_any()
@@ -210,6 +212,14 @@ def _intake(given: dict[str, Any], reader: _Reader) -> None:
     if intake.get("port") and not intake.get("origins") and not intake.get("tokens_file"):
         detail = "nobody may use the port; give origins, tokens_file or both"
         reader.problems.in_file(lines.get("intake.port"), "intake.port", detail)
+
+
+def _records(given: dict[str, Any], reader: _Reader) -> None:
+    records = given.get("records")
+    for name in records.get("types", ()) if isinstance(records, dict) else ():
+        if not _RECORD_TYPE.fullmatch(name):
+            detail = f'"{name[:80]}" is not the type of a record; allowed: 1-32 of a-z 0-9 _, a letter first'
+            reader.problems.in_file(reader.lines.get("records.types"), "records.types", detail)
 
 
 def _ordered(given: dict[str, Any], reader: _Reader) -> None:

@@ -169,6 +169,29 @@ class Messages(Struct, frozen=True, kw_only=True):
     )
 
 
+class Records(Struct, frozen=True, kw_only=True):
+    """Records that this device shares with the cloud (enrollments, profiles, progress, assessments)."""
+
+    wait_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=900,
+            description="While there are records here, and in the first hour on a network, the device has a request "
+            "open that the cloud answers as soon as a record changes, and after this time at the latest. Each costs "
+            "about 1 KB: 8 MB a month at 300, 3 MB at 900. 0: no open request; changes are fetched together with each "
+            "sync event that is sent, when the link comes up, every probe.idle_interval_s, and when asked for.",
+        ),
+    ] = 300.0
+    types: Annotated[
+        tuple[str, ...],
+        Meta(
+            examples=["profile", "progress"],
+            description="Types of records to fetch. Default: all that this device is entitled to.",
+        ),
+    ] = ()
+
+
 class Probe(Struct, frozen=True, kw_only=True):
     """Finding out whether the cloud can be reached."""
 
@@ -287,6 +310,7 @@ class Config(Struct, frozen=True, kw_only=True):
     transfer: Transfer = Transfer()
     backoff: Backoff = Backoff()
     messages: Messages = Messages()
+    records: Records = Records()
     probe: Probe = Probe()
     disk: Disk = Disk()
     watchdog: Watchdog = Watchdog()
