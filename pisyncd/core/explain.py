@@ -19,6 +19,7 @@ _WHY = {
     "greatest": "the greatest value counts",
     "first": "it was there first, and is set only once",
     "deleted": "a deletion stands above a change that had not seen it",
+    "added": "what was added stands beside a removal that had not seen it",
     "undecided": "it is shown until a person decides",
 }
 

@@ -34,7 +34,11 @@ import msgspec
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import (
     EMPTY,
+    FIELDS_BYTES_MAX,
+    FIELDS_EVER_MAX,
+    FIELDS_MAX,
     JUDGED_TRUSTED,
+    NUMBER_MAX,
     TRUSTED,
     UNTRUSTED,
     FieldRule,
@@ -47,7 +51,7 @@ from pisyncd.core.record import (
     canonical,
 )
 
-Reason = Literal["later", "trusted-clock", "tie", "client", "greatest", "first", "deleted", "undecided"]
+Reason = Literal["later", "trusted-clock", "tie", "client", "greatest", "first", "deleted", "undecided", "added"]
 Writes = tuple[Write, ...]
 CLOUD = "c-"
 
@@ -105,7 +109,7 @@ def seen(version: Mapping[str, int], other: Mapping[str, int]) -> bool:
 
 def join(a: State, b: State) -> State:
     """Both copies in one."""
-    if a == b or not b:
+    if not b:
         return a
     if not a:
         return b
@@ -123,15 +127,14 @@ def join(a: State, b: State) -> State:
 def _join_register(
     mine: Writes, my_version: Mapping[str, int], theirs: Writes, their_version: Mapping[str, int]
 ) -> Writes:
-    if mine == theirs:
-        return mine
     ours = {write.dot: write for write in mine}
     others = {write.dot: write for write in theirs}
     kept: list[Write] = []
     for dot in sorted({*ours, *others}):
         left, right = ours.get(dot), others.get(dot)
         if left is not None and right is not None:
-            kept.append(left if left == right else max(left, right, key=_authority))
+            # never by ==: it takes 1, 1.0 and True for the same, and which of them is kept would depend on the order
+            kept.append(left if left is right else max(left, right, key=_authority))
         elif left is not None and their_version.get(dot[0], 0) < dot[1]:
             kept.append(left)
         elif right is not None and my_version.get(dot[0], 0) < dot[1]:
@@ -168,6 +171,19 @@ def _number(value: Any) -> tuple[int, float]:
     return (1, value) if isinstance(value, int | float) else (0, 0.0)
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _clamped(value: float) -> Any:
+    """A sum stays a number that can be kept."""
+    return min(max(value, -NUMBER_MAX), NUMBER_MAX)
+
+
 def _deletion_first(writes: Iterable[Write]) -> Write:
     return max(writes, key=lambda write: (write.value is None, *_age(write)))
 
@@ -182,6 +198,8 @@ _PICK: dict[FieldRule, Callable[[Iterable[Write]], Write]] = {
     "max": _greatest,
     "immutable": _first,
 }
+#: Rules by which all writes are shown together, and which values go into that.
+_SUMMED: dict[FieldRule, Callable[[Any], bool]] = {"union": _is_list, "counter": _is_number}
 
 
 def view(state: State, rule: TypeRule) -> View:
@@ -206,8 +224,8 @@ def view(state: State, rule: TypeRule) -> View:
 
 def shown(writes: Sequence[Write], rule: FieldRule) -> Any:
     """The value of one field; None when it has none."""
-    if rule == "counter":
-        return sum(write.value for write in writes if _number(write.value)[0])
+    if rule == "counter" and (counts := [write.value for write in writes if _is_number(write.value)]):
+        return _clamped(sum(counts))
     if rule == "union" and len(writes) > 1:
         return _union(writes)
     return _PICK.get(rule, _latest)(writes).value
@@ -251,7 +269,7 @@ def put(state: State, rule: TypeRule, fields: Mapping[str, Any], pen: Pen, *, de
     """All fields anew: those not given are removed, but for counters and immutable ones. The same state when that
     changes nothing.
 
-    `decided`: a person has seen all sides, so all of them are overwritten. Raises Refusal 422 field-immutable.
+    `decided`: a person has seen all sides, so all of them are overwritten. Raises Refusal 413, 422 field-immutable.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     now = view(state, rule)
@@ -259,19 +277,39 @@ def put(state: State, rule: TypeRule, fields: Mapping[str, Any], pen: Pen, *, de
         settled = len(state.registers.get("", ())) <= 1 or not (decided or now.conflicted)
         if now.present and settled and canonical(now.fields) == canonical(given):
             return state
-        return _overwritten(state, pen, {"": given}, keep_others=False)
+        return _bounded(state, now, _overwritten(state, pen, {"": given}, keep_others=False), rule)
     lasting = ("counter", "immutable")
     removed = {name: None for name in now.fields if name not in given and rule.rule_of(name) not in lasting}
-    return _by_field(state, rule, {**given, **removed}, pen, now, decided=decided)
+    return _bounded(state, now, _by_field(state, rule, {**given, **removed}, pen, now, decided=decided), rule)
 
 
 def patch(state: State, rule: TypeRule, fields: Mapping[str, Any], pen: Pen, *, decided: bool = False) -> State:
-    """Some fields anew; None removes one (RFC 7396 for the first level). Raises Refusal 422 field-immutable."""
+    """Some fields anew; None removes one (RFC 7396 for the first level). Raises Refusal 413, 422 field-immutable."""
     now = view(state, rule)
     if not rule.by_field:
         merged = {name: value for name, value in {**now.fields, **fields}.items() if value is not None}
         return put(state, rule, merged, pen, decided=decided)
-    return _by_field(state, rule, fields, pen, now, decided=decided)
+    return _bounded(state, now, _by_field(state, rule, fields, pen, now, decided=decided), rule)
+
+
+def _bounded(before: State, now: View, after: State, rule: TypeRule) -> State:
+    """One write after another must not make what the other side would not take any more.
+
+    What two sides made together may be larger, and can always be made smaller.
+    """
+    if after is before:
+        return after
+    if len(after.registers) > len(before.registers) > FIELDS_EVER_MAX:
+        raise Refusal(
+            422, "too-many-fields", "the record has had too many fields", hint="DELETE it, then PUT what it has now"
+        )
+    fields = view(after, rule).fields
+    if len(fields) > max(FIELDS_MAX, len(now.fields)):
+        raise Refusal(422, "too-many-fields", f"a record has at most {FIELDS_MAX} fields", hint="remove some with null")
+    size = len(canonical(fields))
+    if size > FIELDS_BYTES_MAX and size > len(canonical(now.fields)):
+        raise Refusal(413, "record-too-large", f"the fields of a record have at most {FIELDS_BYTES_MAX} bytes")
+    return after
 
 
 def delete(state: State, rule: TypeRule, pen: Pen) -> State:
@@ -304,7 +342,8 @@ def _by_field(state: State, rule: TypeRule, fields: Mapping[str, Any], pen: Pen,
 def _own_count(state: State, name: str, before: Any, value: Any, pen: Pen) -> Any:
     """What this writer's own count has to be for the sum to become `value`."""
     own = next((write.value for write in state.registers.get(name, ()) if write.writer == pen.writer), 0)
-    return (own if _number(own)[0] else 0) + (value or 0) - (before or 0)
+    own, value, before = (each if _is_number(each) else 0 for each in (own, value, before))
+    return _clamped(own + value - before)
 
 
 def _immutable(name: str) -> Refusal:
@@ -357,19 +396,21 @@ def decisions(record_type: str, record_id: str, state: State, rule: TypeRule) ->
             # Written beside a deletion that had not seen it.
             rivals = (deletion, *writes)
             _add(found, record_type, record_id, name, "last-write-wins", deletion, rivals, reason="deleted")
-        elif name and len(writes) > 1 and kind == "union":
-            _add_removals(found, record_type, record_id, name, writes)
-        elif name and len(writes) > 1 and kind != "counter":
+        elif name and len(writes) > 1 and kind in _SUMMED:
+            _add_unsummed(found, record_type, record_id, name, kind, writes)
+        elif name and len(writes) > 1:
             _add(found, record_type, record_id, name, kind, _PICK[kind](writes), writes)
     return found
 
 
-def _add_removals(found: list[Decision], record_type: str, record_id: str, name: str, writes: Writes) -> None:
-    """A list that was removed here and added to there is still there."""
-    lists = [write for write in writes if isinstance(write.value, list)]
-    others = [write for write in writes if not isinstance(write.value, list)]
-    if lists and others:
-        _add(found, record_type, record_id, name, "union", _latest(lists), others, reason="greatest")
+def _add_unsummed(
+    found: list[Decision], record_type: str, record_id: str, name: str, rule: FieldRule, writes: Writes
+) -> None:
+    """What does not go into a union or a sum: a removal beside an addition, or what was written under another rule."""
+    summed = [write for write in writes if _SUMMED[rule](write.value)]
+    others = [write for write in writes if not _SUMMED[rule](write.value)]
+    if others:
+        _add(found, record_type, record_id, name, rule, _latest(summed or others), others, reason="added")
 
 
 def _add(

@@ -16,6 +16,7 @@ and docs/records.md.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -29,8 +30,11 @@ from pisyncd.core.problems import Refusal
 _WHOLE = r"$(?!\n)"  # a bare $ would let a trailing newline pass
 NUMBER_MAX = 2**53
 FIELDS_MAX = 100
+FIELDS_EVER_MAX = 200  # removed ones are remembered until the record is deleted
 FIELDS_BYTES_MAX = 32 * 1024
-STATE_BYTES_MAX = 192 * 1024
+#: Of a copy with all that has not been seen by all: more than one copy may write, since none is refused that joins.
+STATE_BYTES_MAX = 512 * 1024
+REGISTERS_MAX = 1000
 WRITERS_MAX = 256
 DEPTH_MAX = 8
 
@@ -177,28 +181,50 @@ def is_record_id(text: str) -> bool:
 
 
 def checked_state(raw: bytes) -> State:
-    """A state from outside. Raises Refusal 400, 413, 422."""
+    """A state from outside. Raises Refusal 413, 422."""
     if len(raw) > STATE_BYTES_MAX:
         raise Refusal(413, "record-too-large", f"a record with its versions has at most {STATE_BYTES_MAX} bytes")
     try:
         state = _state_decoder.decode(raw)
-        for name in state.registers:
-            if name and not _FIELD.fullmatch(name):
-                raise problems.invalid(f"/registers/{name[:64]}", "name", "the name of a field is not one")
         writers = msgspec.convert(state.version, dict[Writer, Count])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problems.invalid("/state", "state", f"not the state of a record: {error}"[:300]) from None
-    if not writers or len(writers) > WRITERS_MAX or len(state.registers) > FIELDS_MAX + 1:
-        raise problems.invalid("/state", "size", "a record has 1 to 256 writers and at most 100 fields")
-    registers: dict[str, tuple[Write, ...]] = {}
-    for name, writes in sorted(state.registers.items()):
-        dots = {write.writer for write in writes}
-        if not writes or len(dots) != len(writes):
-            raise problems.invalid(f"/registers/{name}", "writes", "each writer has one write of a register")
-        if any(state.version.get(write.writer, 0) < write.count for write in writes):
+    if not writers or len(writers) > WRITERS_MAX or len(state.registers) > REGISTERS_MAX:
+        raise problems.invalid(
+            "/state", "size", f"a record has 1-{WRITERS_MAX} writers, at most {REGISTERS_MAX} fields"
+        )
+    registers = {name: _checked_register(name, state.registers[name], writers) for name in sorted(state.registers)}
+    return State(version=dict(sorted(writers.items())), registers=registers)
+
+
+def _checked_register(name: str, writes: tuple[Write, ...], version: Mapping[str, int]) -> tuple[Write, ...]:
+    if name and not _FIELD.fullmatch(name):
+        raise problems.invalid(f"/registers/{name[:64]}", "name", "the name of a field is not one")
+    if not writes or len({write.writer for write in writes}) != len(writes):
+        raise problems.invalid(f"/registers/{name}", "writes", "each writer has one write of a register")
+    for write in writes:
+        if version.get(write.writer, 0) < write.count:
             raise problems.invalid(f"/registers/{name}", "version", "a write is newer than the version")
-        registers[name] = tuple(sorted(writes, key=lambda write: write.dot))
-    return State(version=dict(sorted(state.version.items())), registers=registers)
+        # the whole record is one level above its fields
+        if fault := value_fault(write.value, DEPTH_MAX + (not name)):
+            raise problems.invalid(f"/registers/{name}", "value", fault)
+    return tuple(sorted(writes, key=lambda write: write.dot))
+
+
+def check_form(rule: TypeRule, state: State) -> None:
+    """Whether a checked state is one of this type: a type that is kept whole has one register, and so on.
+
+    Else what it holds would never be shown nor explained. Raises Refusal 422.
+    """
+    presence = state.registers.get("", ())
+    if not presence:
+        raise problems.invalid("/registers", "form", "the register '' says whether the record is there")
+    kept = bool if rule.by_field else dict
+    for write in presence:
+        if write.value is not None and (not isinstance(write.value, kept) or write.value is False):
+            raise problems.invalid("/registers/", "form", "the register '' has another form in this type")
+    if not rule.by_field and len(state.registers) > 1:
+        raise problems.invalid("/registers", "form", "records of this type are kept whole")
 
 
 def check_fields(rule: TypeRule, fields: Mapping[str, Any], *, pointer: str = "/fields") -> None:
@@ -214,8 +240,8 @@ def check_fields(rule: TypeRule, fields: Mapping[str, Any], *, pointer: str = "/
             )
         if fault := _kind_fault(rule, name, value):
             raise problems.invalid(f"{pointer}/{name}", "field-type", fault)
-        if _depth(value) > DEPTH_MAX:
-            raise problems.invalid(f"{pointer}/{name}", "depth", f"values are nested at most {DEPTH_MAX} deep")
+        if fault := value_fault(value, DEPTH_MAX):
+            raise problems.invalid(f"{pointer}/{name}", "value", fault)
     if len(canonical(dict(fields))) > FIELDS_BYTES_MAX:
         raise Refusal(
             413, "record-too-large", f"the fields of a record have at most {FIELDS_BYTES_MAX} bytes", hint="send ids"
@@ -237,18 +263,30 @@ def _kind_fault(rule: TypeRule, name: str, value: Any) -> str:
     return ""
 
 
-def _depth(value: Any) -> int:
-    waiting, deepest = [(value, 1)], 0
+def value_fault(value: Any, depth_max: int = DEPTH_MAX) -> str:
+    """Why a value cannot be kept, or ''.
+
+    Larger numbers lose digits in JavaScript and do not fit a database; a null character fits no text of PostgreSQL.
+    """
+    waiting = [(value, 1)]
     while waiting:
         node, depth = waiting.pop()
-        deepest = max(deepest, depth)
-        if depth > DEPTH_MAX:
-            break
+        if depth > depth_max:
+            return f"values are nested at most {DEPTH_MAX} deep"
         if isinstance(node, dict):
             waiting += [(each, depth + 1) for each in node.values()]
+            waiting += [(each, depth) for each in node]
         elif isinstance(node, list):
             waiting += [(each, depth + 1) for each in node]
-    return deepest
+        elif isinstance(node, str):
+            if "\0" in node:
+                return "text has no null characters"
+        elif isinstance(node, int):
+            if not -NUMBER_MAX <= node <= NUMBER_MAX:
+                return f"whole numbers are from -{NUMBER_MAX} to {NUMBER_MAX}"
+        elif isinstance(node, float) and not math.isfinite(node):
+            return "numbers are finite"
+    return ""
 
 
 def scopes(record_type: str, record_id: str, fields: Mapping[str, Any]) -> set[tuple[str, str]]:

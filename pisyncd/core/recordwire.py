@@ -8,13 +8,17 @@ import msgspec
 from msgspec import Meta
 
 from pisyncd.core import problems, record
-from pisyncd.core.record import RecordId, RecordType, State, TypeRule
+from pisyncd.core.record import Count, RecordId, RecordType, State, TypeRule, Writer
 
 #: itemType of records whose type is none of the four that every API knows.
 ITEM_TYPE = "record"
 ITEM_TYPES = frozenset({ITEM_TYPE, *record.BUILT_IN})
 PAGE_MAX = 500
 WAIT_MAX_S = 900
+
+
+#: How far each writer has been seen.
+Version = Annotated[dict[Writer, Count], Meta(max_length=record.WRITERS_MAX)]
 
 
 class Pushed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,7 +30,7 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     type: RecordType
     id: RecordId
     state: msgspec.Raw
-    base: dict[str, int] = {}
+    base: Version = {}
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -120,9 +124,6 @@ class Plain(msgspec.Struct, frozen=True, kw_only=True):
     fields: dict[str, Any]
     base: dict[str, int] | None
     deleted: bool
-
-
-Version = Annotated[dict[str, int], Meta(max_length=record.WRITERS_MAX)]
 
 
 def plain(item_type: str, data: dict[str, Any]) -> Plain | None:
