@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from pisyncd.outbox.books import Boots, Cycles, Ledger, Memory
 from pisyncd.outbox.carrying import Carrying
 from pisyncd.outbox.db import Database, connect
 from pisyncd.outbox.files import Files, Queue
+from pisyncd.outbox.instance import Board, Instance, open_instance, read_board
 from pisyncd.outbox.intake import Intake
 from pisyncd.outbox.messages import Messages
+from pisyncd.outbox.records import Records
 from pisyncd.outbox.sessions import Sessions
 from pisyncd.outbox.spooled import Spooled
 from pisyncd.runtime.clock import Clock
@@ -44,15 +45,19 @@ class Outbox:
     intake: Intake
     sessions: Sessions
     spooled: Spooled
+    records: Records
+    instance: Instance
 
     async def anything_owed(self) -> bool:
-        """Whether files or learning data wait; cheap."""
+        """Whether files, learning data or records wait; cheap."""
         return await self.queue.anything_owed() or await self.messages.learning_owed()
 
 
 @contextlib.asynccontextmanager
-async def open_outbox(path: Path, clock: Clock) -> AsyncIterator[Outbox]:
+async def open_outbox(path: Path, clock: Clock, board: Board | None = None) -> AsyncIterator[Outbox]:
     """Opens the outbox at `path`; a damaged one is set aside, named in the ledger, and what is readable carried over.
+
+    `board` is this machine, unless another is given. On another one than before the outbox is another writer.
 
     Raises SchemaTooNew when a newer PiSync wrote it, StorageBusy when there is no room or another program holds it.
     """
@@ -67,7 +72,7 @@ async def open_outbox(path: Path, clock: Clock) -> AsyncIterator[Outbox]:
         salvage.set_aside(path)
         db = await connect(path, clock)
     try:
-        outbox = await _compose(db)
+        outbox = await _compose(db, board or read_board())
         if (aside := salvage.not_carried_over(path)) is not None:
             await _carry_over(outbox, aside)
             salvage.carried_over(path)
@@ -80,16 +85,15 @@ async def open_outbox(path: Path, clock: Clock) -> AsyncIterator[Outbox]:
         await db.close()
 
 
-async def _compose(db: Database) -> Outbox:
+async def _compose(db: Database, board: Board) -> Outbox:
     memory = Memory(db)
-    outbox_id = await memory.get("outbox_id")
-    if outbox_id is None:
-        outbox_id = secrets.token_hex(4)
-        await memory.set("outbox_id", outbox_id)
+    instance = await open_instance(db, board)
     boots = Boots(db)
     await boots.open()
-    messages = Messages(db, outbox_id)
+    messages = Messages(db, instance)
     ledger = Ledger(db, messages)
+    records = Records(db, messages, instance)
+    await records.open()
     intake = Intake(db, messages)
     return Outbox(
         db=db,
@@ -103,6 +107,8 @@ async def _compose(db: Database) -> Outbox:
         intake=intake,
         sessions=Sessions(db, messages),
         spooled=Spooled(db, intake, ledger),
+        records=records,
+        instance=instance,
     )
 
 

@@ -73,3 +73,7 @@ DELETE FROM boots;
 
 -- name: set_boot!
 INSERT INTO boots (boot_id, number) VALUES (:boot_id, :number);
+
+-- name: forget_streams!
+-- New messages go into streams of the outbox's present name.
+DELETE FROM cursors WHERE name GLOB 'stream.*';

@@ -17,16 +17,18 @@ from pisyncd.runtime.clock import Stamp
 
 if TYPE_CHECKING:
     from pisyncd.outbox.books import Ledger
+    from pisyncd.outbox.instance import Instance
 
 _sql = queries("messages")
 _in_thread = queries("messages", in_thread=True)
 _books = queries("books")
 _books_in_thread = queries("books", in_thread=True)
+_records = queries("records")
 
 NAMED_MAX = 20
 #: Learning events travel in one stream for each priority, so that the numbers of a stream are always sent in order.
 LEARNING = {f"learn{priority}": priority for priority in range(1, 11)}
-PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, **LEARNING}
+PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_RECORD: 9, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, **LEARNING}
 #: Which stream is sent first: losses before all else, then by priority.
 TURN = {**PRIORITY, wire.STREAM_LOSS: 11}
 REPORTS_SHED = "reports"
@@ -49,9 +51,9 @@ class Messages:
     giving old numbers to new messages.
     """
 
-    def __init__(self, db: Database, outbox_id: str) -> None:
+    def __init__(self, db: Database, instance: Instance) -> None:
         self._db = db
-        self._outbox_id = outbox_id
+        self._instance = instance
         self.queue_max = 10_000
 
     async def append(
@@ -95,7 +97,7 @@ class Messages:
 
         A salvaged message keeps the id and the stamp that it had, so that the cloud knows it when it has it already.
         """
-        name = _books_in_thread.get_cursor(db, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
+        name = _books_in_thread.get_cursor(db, name=f"stream.{stream}") or f"{stream}-{self._instance.outbox_id}"
         seq = _in_thread.next_seq(db, stream=name, turn=TURN[stream])
         if item_type == "sync_event":
             body = msgspec.json.encode({**msgspec.json.decode(body), "seq": seq}).decode()
@@ -157,12 +159,21 @@ class Messages:
                 assert ledger is not None
                 named = ", ".join(f"{item.stream} {item.seq} {item.itemType}" for item in items[:NAMED_MAX])
                 await ledger.record(tx, "message-refused", code, count=len(items), detail=named)
+            refused = msgspec.json.encode([item.id for items in (lost or {}).values() for item in items]).decode()
             for stream, seq in received.items():
+                if stream.startswith(f"{wire.STREAM_RECORD}-"):
+                    await self._settle_records(tx, stream, seq, refused)
                 dropped += await _sql.accept_through(tx, stream=stream, seq=seq)
                 await _sql.mark_accepted(tx, stream=stream, seq=seq)
             if dropped:
                 await _books.set_cursor(tx, name=ACKNOWLEDGED, value=str(self._db.clock.wall_ms()))
+                await _drop_gone_records(tx)
         return dropped
+
+    async def _settle_records(self, tx: aiosqlite.Connection, stream: str, seq: int, refused: str) -> None:
+        """Records whose last write the cloud has now, unless it has refused it."""
+        wall_ms = self._db.clock.wall_ms()
+        await _records.settled(tx, stream=stream, seq=seq, refused=refused, wall_ms=wall_ms)
 
     async def hollow_out(self, item: wire.Item, code: str, ledger: Ledger) -> bool:
         """Empties one message that the cloud will never take; the ledger says so in the same transaction.
@@ -178,15 +189,18 @@ class Messages:
     async def restart_stream(self, stream: str, first_seq: int) -> None:
         """The cloud has lost what it had acknowledged before `first_seq` (a restored backup): what is still held
         goes on under a new stream from 1, because the old one's gap will never close. Ids stay the same."""
-        short, _, epoch = stream.partition(f"-{self._outbox_id}")
-        new = f"{short}-{self._outbox_id}-{int(epoch.lstrip('-') or 0) + 1}"
+        short, own = stream.partition("-")[0], self._instance.outbox_id
         async with self._db.transaction() as tx:
+            names = [row[0] async for row in _sql.streams_named(tx, name=f"{short}-{own}")]
+            epochs = [int(name.split("-")[2]) for name in names if name.count("-") > 1]
+            new = f"{short}-{own}-{max(epochs, default=0) + 1}"
             await _sql.open_stream(tx, old=stream, new=new, skipped=first_seq - 1)
             await _sql.move_stream(tx, old=stream, new=new, skipped=first_seq - 1)
-            await _books.set_cursor(tx, name=f"stream.{short}", value=new)
+            if stream.split("-")[1] == own:
+                await _books.set_cursor(tx, name=f"stream.{short}", value=new)
 
     async def _current(self, tx: aiosqlite.Connection, stream: str) -> str:
-        return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}-{self._outbox_id}"
+        return await _books.get_cursor(tx, name=f"stream.{stream}") or f"{stream}-{self._instance.outbox_id}"
 
     async def any_shed(self) -> bool:
         """Whether something was shed since tell_shed told it last."""
@@ -216,8 +230,8 @@ class Messages:
         return None if value is None else int(value)
 
     async def learning_owed(self) -> bool:
-        """Whether learning data waits; reports alone are not worth a look at the link."""
-        return any(each["stream"].startswith("learn") for each in await self.by_stream())
+        """Whether learning data or records wait; reports alone are not worth a look at the link."""
+        return any(each["stream"].startswith(("learn", "record")) for each in await self.by_stream())
 
     async def owed(self) -> tuple[int, int, int | None]:
         """(messages, bytes, outbox time of the oldest)."""
@@ -231,6 +245,13 @@ class Messages:
 
 
 _SHEDDABLE = {"sheddable_max": envelope.SHEDDABLE_MAX}
+
+
+async def _drop_gone_records(tx: aiosqlite.Connection) -> None:
+    """What the cloud took away from this device while a write waited; see Reconciling."""
+    for record_type, record_id in [row async for row in _records.gone(tx, gone=-1)]:
+        await _records.drop(tx, type=record_type, id=record_id)
+        await _records.drop_decisions(tx, type=record_type, id=record_id)
 
 
 def _item(row: Any) -> wire.Item:

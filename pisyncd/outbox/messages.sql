@@ -46,6 +46,9 @@ SELECT coalesce(sum(accepted_seq), 0) FROM streams;
 -- The cloud will never take this message: its number is still sent, empty, so that the ones behind it are contiguous.
 UPDATE messages SET item_type = 'dropped', body = '{}' WHERE stream = :stream AND seq = :seq AND item_type <> 'dropped';
 
+-- name: streams_named
+SELECT stream FROM streams WHERE stream = :name OR stream GLOB :name || '-*';
+
 -- name: open_stream!
 INSERT INTO streams (stream, priority, last_seq)
 SELECT :new, priority, last_seq - :skipped FROM streams WHERE stream = :old;

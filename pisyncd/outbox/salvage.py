@@ -34,16 +34,21 @@ COLUMNS = {
     ),
     "answers": ("session_id", "question_id", "position", "selected_index", "marked", "rev", "answered_wall_ms"),
     "cursors": ("name", "value"),
+    "records": ("type", "id", "state", "message_id", "updated_wall_ms", "synced_wall_ms"),
+    "decisions": ("ord", "id", "type", "record_id", "body", "wall_ms"),
 }  # fmt: skip
 KEYS = {
     "messages": ("stream", "seq"), "contents": ("sha256",), "boots": ("boot_id",), "sessions": ("id",),
     "answers": ("session_id", "question_id"), "cursors": ("name",),
+    "records": ("type", "id"), "decisions": ("ord",),
 }  # fmt: skip
 MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
 # no PiSync has that many migrations: a number above it was not written by one
 SCHEMA_MAX = 1000
-STREAMS = frozenset({wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_EVENT, *(f"learn{n}" for n in range(1, 11))})
+STREAMS = frozenset(
+    {wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_EVENT, wire.STREAM_RECORD, *(f"learn{n}" for n in range(1, 11))}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

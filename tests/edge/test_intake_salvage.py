@@ -86,6 +86,7 @@ async def test_an_outbox_of_the_first_schema_is_migrated_and_counts_what_waits(t
     path, clock = tmp_path / "outbox.db", FakeClock()
     db = await connect(path, clock)  # type: ignore[arg-type]
     back = """
+        DROP TABLE decisions; DROP TABLE records;
         DROP TABLE boots; DROP TABLE spooled; DROP TABLE answers; DROP TABLE sessions; DROP TABLE taken;
         DROP TRIGGER messages_added; DROP TRIGGER messages_removed; DROP TRIGGER messages_changed;
         DROP INDEX streams_by_turn; ALTER TABLE streams DROP COLUMN priority; ALTER TABLE streams DROP COLUMN bytes;

@@ -6,14 +6,17 @@ CREATE TABLE records (
     state TEXT NOT NULL CHECK (json_valid(state)),          -- pisyncd.core.record.State
     fields TEXT NOT NULL CHECK (json_valid(fields)),        -- what it shows
     deleted INTEGER NOT NULL CHECK (deleted IN (0, 1)),
-    -- the last message that told the cloud of a write here; while it waits, the record does
+    conflicted INTEGER NOT NULL CHECK (conflicted IN (0, 1)),   -- a person has to decide
+    -- the last message that told the cloud of a write here, until it is acknowledged; a refused one stays
     message_id TEXT,
     updated_wall_ms INTEGER NOT NULL,
     synced_wall_ms INTEGER,
-    pass INTEGER NOT NULL DEFAULT 0,                        -- of which full fetch it was part; see activities/receiver.py
+    pass INTEGER NOT NULL DEFAULT 0,                        -- of which full fetch it was part; -1: gone once nothing waits
     PRIMARY KEY (type, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX records_pass ON records (pass);
+CREATE INDEX records_pass ON records (pass, deleted);
+CREATE INDEX records_waiting ON records (message_id) WHERE message_id IS NOT NULL;
+CREATE INDEX records_conflicted ON records (conflicted) WHERE conflicted = 1;
 
 -- What was decided when this device reconciled, newest last.
 CREATE TABLE decisions (

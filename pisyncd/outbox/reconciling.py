@@ -1,0 +1,205 @@
+"""What the cloud tells joins this device's copy of records; how far it is commits with it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+
+from pisyncd.core import merge, record, recordwire
+from pisyncd.core.problems import Refusal
+from pisyncd.core.record import State, TypeRule
+from pisyncd.outbox import recordrows
+from pisyncd.outbox.db import queries
+from pisyncd.outbox.recordrows import GONE, PASS, UNSHOWABLE, Kept, Rows, kept_of
+
+log = structlog.get_logger()
+
+_sql = queries("records", in_thread=True)
+_books = queries("books", in_thread=True)
+_reading: Any = queries("books")
+
+CURSOR = "records.cursor"
+RULES = "records.rules"
+RULES_ETAG = "records.rules_etag"
+SWEEPING = "records.sweeping"
+PULLED = "records.pulled_wall_ms"
+PART = 200
+_TYPE = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Applied:
+    """`count` records are as the cloud has them, `dropped` are no more here, `skipped` could not be read.
+
+    `owed` are owed again: the cloud lacks what this device wrote.
+    """
+
+    count: int = 0
+    dropped: int = 0
+    skipped: int = 0
+    owed: int = 0
+
+
+class Unreadable(Exception):
+    """A change that cannot be applied; the line goes on without it."""
+
+
+class Reconciling:
+    """apply, begin_sweep, repush."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._db = rows.db
+
+    async def apply(self, page: recordwire.Changes, *, sweeping: bool) -> Applied:
+        """One page of changes and its cursor, in one transaction. Raises StorageBusy; nothing is applied then."""
+        rules = dict(self._rows.rules)
+        try:
+            return await self._db.write(lambda db: self._page(db, page, sweeping=sweeping))
+        except BaseException:
+            self._rows.rules = rules
+            raise
+
+    def _page(self, db: sqlite3.Connection, page: recordwire.Changes, *, sweeping: bool) -> Applied:
+        if page.rules is not None:
+            self._take_rules(db, page.rules, page.rules_etag)
+        counts = dict.fromkeys(("count", "dropped", "skipped", "owed"), 0)
+        faults: list[str] = []
+        for change in page.changes:
+            try:
+                counts[self._one(db, change, counts)] += 1
+            except (Unreadable, *UNSHOWABLE) as error:
+                counts["skipped"] += 1
+                faults.append(f"{change.type}/{change.id}: {error}"[:200])
+        if faults:
+            log.warning("records.skipped", count=len(faults), first=faults[0])
+        _sql.trim_decisions(db, keep=recordrows.DECISIONS_KEEP)
+        _books.set_cursor(db, name=CURSOR, value=page.cursor)
+        _books.set_cursor(db, name=PULLED, value=str(self._db.clock.wall_ms()))
+        if not page.more and (sweeping or _books.get_cursor(db, name=SWEEPING) is not None):
+            counts["dropped"] += self._end_sweep(db)
+        return Applied(**counts)
+
+    def _one(self, db: sqlite3.Connection, change: recordwire.Change, counts: dict[str, int]) -> str:
+        before = self._rows.get(db, change.type, change.id)
+        if change.gone:
+            if before is None:
+                return "count"
+            if before.waiting:
+                _sql.leave(db, type=change.type, id=change.id, gone=GONE)
+                return "count"
+            self._rows.drop(db, change.type, change.id)
+            return "dropped"
+        incoming = self._incoming(change)
+        known = before.state if before is not None else record.EMPTY
+        kept = self._rows.keep(
+            db,
+            change.type,
+            change.id,
+            merge.join(known, incoming),
+            before=before,
+            message_id=before.message_id if before is not None else None,
+            synced_wall_ms=self._db.clock.wall_ms(),
+        )
+        if before is not None and before.message_id is None and self._lacks_own(incoming, known):
+            self._rows.push_again(db, kept, incoming.version)
+            counts["owed"] += 1
+        return "count"
+
+    def _incoming(self, change: recordwire.Change) -> State:
+        if change.type not in self._rows.rules:
+            raise Unreadable("there is no rule for this type")
+        if not record.is_record_id(change.id) or change.state is None:
+            raise Unreadable("it has no id or no state")
+        try:
+            state = record.checked_state(record.canonical(change.state))
+            record.check_form(self._rows.rules[change.type], state)
+        except Refusal as refusal:
+            raise Unreadable(refusal.detail) from None
+        return state
+
+    def _lacks_own(self, incoming: State, known: State) -> bool:
+        """Whether the cloud has lost what was written here; under another name it still has it."""
+        aliased = {writer.partition("~")[0] for writer in incoming.version if "~" in writer}
+        return any(
+            incoming.version.get(writer, 0) < count
+            for writer, count in known.version.items()
+            if writer in self._rows.instance.mine and writer not in aliased
+        )
+
+    def _take_rules(self, db: sqlite3.Connection, given: dict[str, TypeRule], etag: str) -> None:
+        before = self._rows.rules
+        after = {**record.BUILT_IN, **{name: rule for name, rule in given.items() if _TYPE.fullmatch(name)}}
+        changed = {name for name, rule in after.items() if before.get(name) != rule}
+        self._rows.rules = after
+        _books.set_cursor(db, name=RULES, value=record.canonical(after).decode())
+        _books.set_cursor(db, name=RULES_ETAG, value=etag)
+        for kept in self._all(db) if changed else ():
+            if kept.type in changed:
+                try:
+                    self._rows.review(db, kept)
+                except UNSHOWABLE as error:
+                    log.warning("records.unshowable", type=kept.type, id=kept.id, error=str(error))
+
+    def _all(self, db: sqlite3.Connection) -> list[Kept]:
+        found: list[Kept] = []
+        while rows := _sql.all_after(
+            db, type=found[-1].type if found else "", id=found[-1].id if found else "", most=PART
+        ):
+            found += map(kept_of, rows)
+        return found
+
+    async def begin_sweep(self) -> None:
+        """Everything anew: what does not come again until a page without `more` is dropped. Raises StorageBusy."""
+
+        def work(db: sqlite3.Connection) -> None:
+            begin_sweep(db)
+
+        await self._db.write(work)
+
+    def _end_sweep(self, db: sqlite3.Connection) -> int:
+        found = [tuple(row) for row in _sql.swept(db, pass_number=recordrows.pass_number(db))]
+        for record_type, record_id in found:
+            self._rows.drop(db, record_type, record_id)
+        _books.drop_cursor(db, name=SWEEPING)
+        return len(found)
+
+    async def repush(self) -> int:
+        """Owes the cloud again all that holds a write of this device and does not wait already; gives how many.
+
+        Raises StorageBusy; what was done until then stays, and is not done again.
+        """
+        owed = 0
+        after: tuple[str, str] | None = ("", "")
+        while after is not None:
+            count, after = await self._db.write(partial(self._push_part, after))
+            owed += count
+        return owed
+
+    def _push_part(self, after: tuple[str, str], db: sqlite3.Connection) -> tuple[int, tuple[str, str] | None]:
+        part = [kept_of(row) for row in _sql.all_after(db, type=after[0], id=after[1], most=PART)]
+        own = [kept for kept in part if not kept.waiting and self._rows.holds_own(kept.state)]
+        for kept in own:
+            self._rows.push_again(db, kept, {})
+        return len(own), (part[-1].type, part[-1].id) if part else None
+
+
+def begin_sweep(db: sqlite3.Connection) -> None:
+    """The next full fetch, inside of Database.write."""
+    _books.set_cursor(db, name=CURSOR, value="")
+    _books.set_cursor(db, name=PASS, value=str(recordrows.pass_number(db) + 1))
+    _books.set_cursor(db, name=SWEEPING, value="1")
+
+
+def decode_rules(text: object) -> dict[str, TypeRule] | None:
+    """The rules that are kept; None when there are none that can be read."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, TypeRule]) if isinstance(text, str) else None
+    except (msgspec.DecodeError, UnicodeError):
+        return None
