@@ -17,6 +17,7 @@ from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.ingest import Ingest, drop_old_batches
 from cloud.flows.rates import Rates
+from cloud.flows.records import Records
 from cloud.flows.retention import Retention
 from cloud.flows.sessions import Sessions
 from cloud.flows.terms import Policy
@@ -30,7 +31,7 @@ from cloud.workers import exporter as exporting
 from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
 from cloud.workers.watch import Watch
-from pisyncd.core import wire
+from pisyncd.core import record, wire
 
 BATCH_LOG_KEEP_S = 90 * 24 * 3600
 
@@ -50,6 +51,7 @@ class Services:
     users: Users
     ingest: Ingest
     rates: Rates
+    records: Records
     sessions: Sessions
     uploads: Uploads
     exporter: Exporter
@@ -79,6 +81,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(db.close)
         version = await db.migrate()
         figures = Figures(db.dialect)
+        records = Records(db, wall_ms, record.BUILT_IN)
+        await records.prepare()
         ingest = Ingest(db, wall_ms, figures, notify_after=settings.failures_notify)
         await stack.enter_async_context(ingest.running())
         sessions = Sessions(db, wall_ms, figures)
@@ -104,6 +108,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             users=Users(trusted, wall_ms),
             ingest=ingest,
             rates=rates,
+            records=records,
             sessions=sessions,
             uploads=uploads,
             exporter=exporter,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import msgspec
 
 from pisyncd.core.envelope import Envelope
+from pisyncd.core.record import State
+from pisyncd.core.recordwire import Plain
 from pisyncd.core.session import SessionChange
 
 
@@ -57,11 +59,21 @@ class SyncFact:
     place: Place | None = None
 
 
+class RecordPush(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as a device passes it on, checked: all of it, as it stood after one write."""
+
+    type: str
+    id: str
+    state: State
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MessageFact:
     """One message of any other type; `body` is its JSON text as sent.
 
     A `session` message holds a change of a session and the events that the change emitted; `sent_ms` as in a batch.
+    One of a record's type that names a record holds it in `record`; `shown_id` is how the answer names it, if not by
+    `item_id`.
     """
 
     item_id: str
@@ -74,6 +86,8 @@ class MessageFact:
     change: SessionChange | None = None
     events: tuple[Envelope, ...] = ()
     sent_ms: int | None = None
+    record: RecordPush | Plain | None = None
+    shown_id: str = ""
 
 
 class TrackFact(msgspec.Struct, frozen=True, kw_only=True, gc=False):
