@@ -9,7 +9,9 @@ from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.place import Mode
 from pisyncd.activities.prober import Prober
+from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.spool import Spool
+from pisyncd.activities.syncnow import SyncNow
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way
 from pisyncd.config import Config
@@ -49,6 +51,8 @@ class RunningDevice:
         pulse: Pulse,
         prober: Prober,
         spool: Spool,
+        receiver: Receiver,
+        sync_now: SyncNow,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -60,6 +64,8 @@ class RunningDevice:
         self._watcher = watcher
         self._cycle = cycle
         self._spool = spool
+        self._receiver = receiver
+        self._sync_now = sync_now
         self.prober = prober
         self.pulse = pulse
 
@@ -132,6 +138,10 @@ class RunningDevice:
     def sync(self) -> None:
         self._cycle.ask()
         self.prober.asked(curious=False)
+        self._receiver.ask()
+
+    async def sync_record(self, record_type: str, record_id: str) -> str:
+        return await self._sync_now.record(record_type, record_id)
 
     def probe(self) -> None:
         self.prober.asked(curious=True)

@@ -15,15 +15,17 @@ from pisyncd.activities.janitor import Janitor
 from pisyncd.activities.lanes import Lanes
 from pisyncd.activities.preparing import Preparer, PrepareRules
 from pisyncd.activities.prober import Prober
+from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.rescuer import Rescuer
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.spool import REFUSED, Spool
+from pisyncd.activities.syncnow import SyncNow
 from pisyncd.activities.uploader import Lane
 from pisyncd.activities.watchdog import Watchdog
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.config import Config
-from pisyncd.core import backoff, link, plan, transfer
+from pisyncd.core import backoff, link, plan, pull, transfer
 from pisyncd.device import RunningDevice
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox
@@ -33,6 +35,7 @@ from pisyncd.uplink import Uplink
 
 SPOOL = "spool"
 ARRIVED_S = 1.0
+WRITTEN_S = 0.3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,9 +65,11 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     uplink = _uplink(config, token, outbox, way)
     lanes = _lanes(config, outbox, way, uplink, stop)
     sender = _sender(config, outbox, way, uplink, once=once)
-    cycle = _cycle(config, outbox, lanes, sender, once=once)
+    receiver = _receiver(config, outbox, way, uplink, stop, sender, once=once)
+    cycle = _cycle(config, outbox, lanes, sender, receiver, once=once)
     watcher = _watcher(config, outbox, way, pulse, once=once)
     prober = Prober(uplink, way, timeout_s=config.probe.timeout_s, owed=outbox.anything_owed)
+    prober.looked = receiver.occasion
     janitor = Janitor(outbox, config.state_dir / SPOOL, config.intake_dir / REFUSED)
     clerk = _clerk(config, outbox, sender)
     spool = Spool(outbox, config.intake_dir)
@@ -79,6 +84,8 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         pulse=pulse,
         prober=prober,
         spool=spool,
+        receiver=receiver,
+        sync_now=SyncNow(outbox, way, sender, receiver, stop),
     )
     finisher = Finisher(
         outbox=outbox,
@@ -91,8 +98,14 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         tries_max=config.sync.retries_max,
         settle_s=config.settle.force_s,
         spool=spool,
+        receiver=receiver,
     )
-    sender.forgotten = lanes.doubt
+
+    async def forgotten() -> None:
+        await lanes.doubt()
+        await outbox.records.repush()
+
+    sender.forgotten = forgotten
     sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
     activities: list[Activity] = [
@@ -103,6 +116,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         ),
         Rescuer(uplink),
         sender,
+        receiver,
         cycle,
         finisher if once else watcher,
         janitor,
@@ -127,6 +141,28 @@ def _sender(config: Config, outbox: Outbox, way: Way, uplink: Uplink, *, once: b
     return Sender(outbox, uplink, way, batch_items=messages.batch_items, timeout_s=messages.timeout_s, patient=not once)
 
 
+def _receiver(
+    config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop, sender: Sender, *, once: bool
+) -> Receiver:
+    rule = pull.Rule(
+        wait_s=0.0 if once else config.records.wait_s,
+        spacing_s=config.sync.interval_s,
+        idle_s=config.probe.idle_interval_s,
+    )
+    receiver = Receiver(
+        outbox, uplink, way, stop, rule, types=config.records.types, timeout_s=config.messages.timeout_s
+    )
+    written = Soon(sender.wake, WRITTEN_S)
+
+    def changed() -> None:
+        written.set()
+        receiver.noticed()
+
+    outbox.records.changed = changed
+    sender.met = receiver.expect
+    return receiver
+
+
 def _clerk(config: Config, outbox: Outbox, sender: Sender) -> Clerk:
     clerk = Clerk(outbox)
     room, intake = config.disk, outbox.intake
@@ -145,7 +181,13 @@ def _clerk(config: Config, outbox: Outbox, sender: Sender) -> Clerk:
     return clerk
 
 
-def _cycle(config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, *, once: bool) -> SyncCycle:
+def _cycle(
+    config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, receiver: Receiver, *, once: bool
+) -> SyncCycle:
+    def reported() -> None:
+        sender.wake.set()
+        receiver.occasion()
+
     cycle = SyncCycle(
         outbox,
         lanes.way,
@@ -155,7 +197,7 @@ def _cycle(config: Config, outbox: Outbox, lanes: Lanes, sender: Sender, *, once
         interval_s=config.sync.interval_s,
         heartbeat_s=config.sync.heartbeat_s,
         scheduled=config.sync.scheduled and not once,
-        reported=sender.wake.set,
+        reported=reported,
         owed=outbox.queue.anything_owed,
     )
 

@@ -22,7 +22,7 @@ import msgspec
 from pisyncd import __version__, answers
 from pisyncd.answers import Answer, ChangesAnswer, ContentsAnswer, ProbeAnswer, Progress, StatusAnswer
 from pisyncd.core import encodings, recordwire, wire
-from pisyncd.core.errors import CloudBusy, LinkDown, Rejected, UploadGone, WaitCut
+from pisyncd.core.errors import CloudBusy, LinkDown, Rejected, TooLarge, UploadGone, WaitCut
 from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
 from pisyncd.runtime.activity import beat
@@ -32,6 +32,8 @@ Body = bytes | AsyncIterator[bytes] | None
 Seen = Callable[[Observation, str, str | None], None]
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
+#: A page of records takes several times as much memory once it is decoded.
+PAGE_BYTES_MAX = 4 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
 #: Below it the header of the encoding costs more than it saves.
 COMPRESS_BYTES_MIN = 512
@@ -174,8 +176,8 @@ class Uplink:
     ) -> recordwire.Changes:
         """What has changed since a cursor (None: all), held by the cloud for up to `wait_s` until there is something.
 
-        Raises CursorExpired, WaitCut when the wait was ended on the way, and what _call raises; `answer-too-large`
-        asks for a smaller limit.
+        Raises CursorExpired, WaitCut when the wait was ended on the way, TooLarge when the limit should be smaller, and
+        what _call raises.
         """
         asked = {
             "since": since or "",
@@ -318,6 +320,8 @@ async def _read_whole(response: aiohttp.ClientResponse, deadline: asyncio.Timeou
             # a page of records takes a while on a slow link, and each piece of it is progress
             deadline.reschedule(min(loop.time() + stall_s, latest))
         content += piece
+        if stall_s is not None and len(content) > PAGE_BYTES_MAX:
+            raise TooLarge("the page of records is too large", code="answer-too-large")
         if len(content) > ANSWER_BYTES_MAX:
             raise LinkDown("the answer has no end", code="answer-too-large")
     return bytes(content)
@@ -338,6 +342,4 @@ def _sized(headers: dict[str, str], body: Body) -> dict[str, str]:
 
 def _was_cut(error: LinkDown, after_s: float) -> bool:
     """Whether a connection that was open ended while the cloud held the request."""
-    cause = error.__cause__
-    opening = isinstance(cause, aiohttp.ClientConnectorError | TimeoutError) or error.code == "answer-too-large"
-    return not opening and after_s >= HELD_MIN_S
+    return after_s >= HELD_MIN_S and not isinstance(error.__cause__, aiohttp.ClientConnectorError | TimeoutError)

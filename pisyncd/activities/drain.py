@@ -17,6 +17,7 @@ from pisyncd.core.errors import PermanentError, TransientError
 from pisyncd.outbox import Outbox
 
 DROPPED = "dropped"
+SEQ_CONFLICT = "seq-conflict"
 Post = Callable[[list[wire.Item]], Awaitable[wire.BatchAnswer]]
 
 
@@ -48,11 +49,18 @@ class Pace:
 
 
 class Drain:
-    """One run of batches. `marks` is what the cloud has of each stream, `firsts` what was first sent of it."""
+    """One run of batches. `marks` is what the cloud has of each stream, `firsts` what was first sent of it.
 
-    def __init__(self, outbox: Outbox, post: Post, size: Size, pace: Pace) -> None:
+    `met`: a record met another side's write; `renumbered`: streams with a number that was used before, by a copy of
+    this database.
+    """
+
+    def __init__(
+        self, outbox: Outbox, post: Post, size: Size, pace: Pace, delivered: Callable[[], None] = lambda: None
+    ) -> None:
         self._outbox = outbox
         self._post = post
+        self._delivered = delivered
         self._size = size
         self._sent_through: dict[str, int] = {}
         self._refused: dict[tuple[str, int], tuple[str, wire.Item]] = {}
@@ -61,6 +69,8 @@ class Drain:
         self.firsts: dict[str, int] = {}
         self.accepted = 0
         self.lost = 0
+        self.met = False
+        self.renumbered: set[str] = set()
         self.backlog = False
         self.next = wire.Pacing()
         self.trouble: TransientError | PermanentError | None = None
@@ -114,7 +124,9 @@ class Drain:
     async def _account(self, items: list[wire.Item], answer: wire.BatchOutcome) -> None:
         for stream, mark in answer.receivedThrough.items():
             self.marks[stream] = max(mark, self.marks.get(stream, 0))
-        codes = {each.itemId: each.code or each.status for each in answer.results if each.status in _REFUSED}
+        codes = {each.itemId: each.code or each.status for each in answer.results if _is_refused(each)}
+        self.renumbered |= {item.stream for item in items if item.stream and codes.get(item.id or "") == SEQ_CONFLICT}
+        self.met = self.met or any(each.resolution is not None for each in answer.results)
         for item in items:
             # a refused loss that became a loss would be refused again, for ever
             if item.id in codes and item.stream and item.seq and item.itemType not in (wire.STREAM_LOSS, DROPPED):
@@ -122,6 +134,7 @@ class Drain:
         lost = self._leaving()
         self.lost += sum(map(len, lost.values()))
         self.accepted += await self._outbox.messages.accept_through(dict(self.marks), lost, self._outbox.ledger)
+        self._delivered()
 
     def _leaving(self) -> dict[str, list[wire.Item]]:
         """The messages that leave now although the cloud refused them, by code."""
@@ -136,7 +149,9 @@ class Drain:
         return {stream: seq for stream, seq in self.firsts.items() if self.marks.get(stream, seq) < seq - 1}
 
 
-_REFUSED = ("failed", "conflict")
+def _is_refused(result: wire.ItemResult) -> bool:
+    """A conflict with a resolution has been taken: both sides' writes are kept."""
+    return result.status == "failed" or (result.status == "conflict" and result.resolution is None)
 
 
 def fitting(items: Iterable[wire.Item], bytes_max: int) -> list[wire.Item]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import structlog
+
 from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.lanes import Lanes
+from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.spool import Spool
 from pisyncd.activities.watcher import Watcher
@@ -11,7 +16,10 @@ from pisyncd.activities.way import Way
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Stop, Wake
 
+log = structlog.get_logger()
+
 LOOK_S = 0.1
+FETCH_S = 600.0
 
 
 class Finisher:
@@ -33,6 +41,7 @@ class Finisher:
         tries_max: int,
         settle_s: float,
         spool: Spool,
+        receiver: Receiver,
     ) -> None:
         self.wake = Wake()
         self.delivered = False
@@ -46,8 +55,10 @@ class Finisher:
         self._tries_max = tries_max
         self._settle_s = settle_s
         self._spool = spool
+        self._receiver = receiver
         self._swept = False
         self._told = False
+        self._fetched = False
 
     def look_again(self) -> None:
         """Reads every root once more before the end, and reports what comes of it."""
@@ -91,9 +102,23 @@ class Finisher:
         messages, _, _ = await self._outbox.messages.owed()
         if messages and not self._hopeless():
             return LOOK_S
+        if not self._fetched and not self._hopeless():
+            # what it brings may have to be answered: records of which the cloud lacks what was written here
+            self._fetched = True
+            await self._fetch()
+            return LOOK_S
         files, _, _ = await self._outbox.queue.owed()
         failed = await self._outbox.queue.count_failures()
         spooled = self._spool.status.paused != ""
         self.delivered = messages == 0 and files == 0 and failed == 0 and not spooled
         self._stop.set()
         return LOOK_S
+
+    async def _fetch(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_S):
+                code = await self._receiver.fetch_all()
+        except TimeoutError:
+            code = "timeout"
+        if code:
+            log.warning("records.not_fetched", code=code)

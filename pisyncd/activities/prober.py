@@ -38,6 +38,7 @@ class Prober:
         self._changed = False
         self._forget = False
         self._curious = False
+        self.looked: Callable[[], None] = lambda: None
 
     def link_changed(self) -> None:
         """An interface, an address or a route changed."""
@@ -65,6 +66,7 @@ class Prober:
             await self._probe(may_measure=calm or self._curious)
         self._curious = False
         self._way.probed()
+        self.looked()
         return link.next_probe_s(self._way.link, await self._owed(), self._way.rules.link, self._way.chance())
 
     async def _probe(self, *, may_measure: bool) -> None:

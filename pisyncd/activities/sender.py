@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from pisyncd.activities.drain import Drain, Pace, Size
+from pisyncd.activities.drain import SEQ_CONFLICT, Drain, Pace, Size
 from pisyncd.activities.way import Way
 from pisyncd.core import backoff, wire
 from pisyncd.core.errors import LinkDown, TooLarge, TransientError
@@ -21,7 +21,7 @@ FLUSH_ITEMS = 10
 FLUSH_S = 12.0
 BATCH_ITEMS_MIN = 10
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
-URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC)
+URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_RECORD)
 NO_PACE = wire.Pacing()
 SHARED_BYTES_MAX = 512 * 1024
 
@@ -57,6 +57,8 @@ class Sender:
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
+        self.delivered: Callable[[], None] = lambda: None
+        self.met: Callable[[], None] = lambda: None
         way.listen(self.wake)
 
     async def step(self) -> float:
@@ -86,11 +88,14 @@ class Sender:
         if wait_s > 0:
             return wait_s
         size = Size(items=self._items, bytes_max=self._bytes_max if self._single else SHARED_BYTES_MAX)
-        drain = Drain(self._outbox, self._post, size, self._pace)
+        drain = Drain(self._outbox, self._post, size, self._pace, self.delivered)
         await drain.run(items, lambda: self._single or self.stopping() or drain.next not in (NO_PACE, self._obeyed))
         if drain.lost:
             log.warning("messages.refused", count=drain.lost)
         log.debug("messages.delivered", accepted=drain.accepted, window=self._pace.window, items=self._items)
+        if drain.met:
+            self.met()
+        await self._renew(drain.renumbered)
         if drain.offenders and not isinstance(drain.trouble, TransientError):
             return await self._narrow(drain)
         if isinstance(drain.trouble, TransientError):
@@ -102,6 +107,13 @@ class Sender:
         if not drain.accepted and not await self._close_gaps(drain):
             raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
+
+    async def _renew(self, renumbered: set[str]) -> None:
+        """A copy of this database counts, too: what is written from now on goes by another name. Once, for what waits
+        in the old streams will meet the same."""
+        if any(self._outbox.instance.outbox_id in stream.split("-") for stream in renumbered):
+            await self._outbox.instance.renew(SEQ_CONFLICT)
+            await self._outbox.records.repush()
 
     async def _post(self, items: list[wire.Item]) -> wire.BatchAnswer:
         clock = self._outbox.db.clock

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from pisyncd.core import backoff, link
-from pisyncd.core.errors import LinkDown, TransientError
+from pisyncd.core.errors import CloudBusy, LinkDown, TransientError
 from pisyncd.core.transfer import ChunkRule
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Wake
@@ -82,6 +82,16 @@ class Way:
     def probed(self) -> None:
         """A look at the link has ended, whatever it saw."""
         self.probed_at_ms = self._outbox.db.now_ms()
+
+    def obstacle(self) -> str:
+        """Why nothing can be sent now: 'paused', 'offline', the code of what is waited for; '' when it can."""
+        if self.paused:
+            return PAUSED
+        if self.link.state != "full":
+            return "offline"
+        if self.breaker.failures and self.breaker.due_at_ms > self._outbox.db.now_ms():
+            return self.breaker_error.code if self.breaker_error else CloudBusy.code
+        return ""
 
     def admit(self, who: str) -> backoff.Admit | backoff.Wait:
         """Whether `who` may try now; a trial belongs to `who` until `settle`."""

@@ -24,7 +24,7 @@ NEWCOMER_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
-    """The settings. `wait_s` 0: never held. `spacing_s` is between two occasions that are used, `idle_s` without one."""
+    """The settings. `wait_s` 0: never held. `spacing_s` lies between occasions that are used, `idle_s` is without."""
 
     wait_s: float = 300.0
     spacing_s: float = 300.0
@@ -85,14 +85,14 @@ def asked(past: Past, now_ms: int) -> Past:
     return replace(past, asked_at_ms=now_ms)
 
 
-def answered(past: Past, now_ms: int, *, took_s: float, wait_s: float, moved: bool) -> Past:
-    """After an answer; `moved`: it brought something, and the cursor is another one.
+def answered(past: Past, now_ms: int, *, took_s: float, wait_s: float, moved: bool, more: bool) -> Past:
+    """After an answer; `moved`: it brought something new; `more`: there is more at once.
 
     A cloud that answers at once with nothing is not asked again at once: 1 s 2 s 4 s ... 5 min.
     """
-    early = wait_s > 0 and not moved and took_s < wait_s / 2
+    early = not moved and (more or took_s < wait_s / 2)
     empty = past.empty + 1 if early else 0
-    pause_s = min(PAUSE_MAX_S, SPACING_S * 2.0 ** min(empty - 1, 10)) if early else SPACING_S if moved else 0.0
+    pause_s = min(PAUSE_MAX_S, SPACING_S * 2.0 ** min(empty - 1, 10)) if early else 0.0 if more else SPACING_S
     return replace(
         past,
         not_before_ms=now_ms + int(pause_s * 1000),
@@ -112,10 +112,12 @@ def broke(past: Past, now_ms: int) -> Past:
     return replace(past, not_before_ms=now_ms + int(SPACING_S * 1000), limit=max(PAGE_MIN, past.limit // 2))
 
 
-def refused(past: Past, now_ms: int, chance: float) -> Past:
+def refused(past: Past, now_ms: int, chance: float, retry_after_s: float | None = None) -> Past:
     """After an answer that says no, or cannot be read: 1 min 2 min 4 min ... 6 h, half of it jitter."""
     troubles = past.troubles + 1
     wait_s = min(REFUSED_MAX_S, 60.0 * 2.0 ** min(troubles - 1, 16)) * (0.5 + chance / 2)
+    if retry_after_s is not None:
+        wait_s = retry_after_s * (1 + chance / 10)
     return replace(past, not_before_ms=now_ms + int(wait_s * 1000), troubles=troubles)
 
 

@@ -109,7 +109,13 @@ class Device(Protocol):
         """Offer one failed or postponed file again, or all; forget the backoff, wake the uploader. How many files."""
 
     def sync(self) -> None:
-        """Start a sync cycle now, and forget the backoff: a technician asked."""
+        """Start a sync cycle now, fetch changes of records, and forget the backoff: a technician asked."""
+
+    async def sync_record(self, record_type: str, record_id: str) -> str:
+        """Deliver what waits of a record and fetch what the cloud has; '' when both are done, within 20 s.
+
+        Else why not: 'offline', 'paused', 'stopping', 'timeout', or the code of the cloud's trouble.
+        """
 
     def probe(self) -> None:
         """Look at the link now."""

@@ -50,6 +50,18 @@ class Wake:
         self._event.clear()
 
 
+class Bell(Wake):
+    """Wakes all that wait for its next ring."""
+
+    def next(self) -> asyncio.Event:
+        """Is set by the first ring from now on."""
+        return self._event
+
+    def set(self) -> None:
+        rung, self._event = self._event, asyncio.Event()
+        rung.set()
+
+
 class Soon:
     """Sets a wake a little later, once for all that asked for it meanwhile."""
 
