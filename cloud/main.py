@@ -99,6 +99,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         log.info("service.draining", drain_s=settings.drain_s)
         # aiohttp's own shutdown stops reading at once, which would cut the bodies that are still arriving.
         await site.stop()
+        services.feed.release()
         if not await app[IN_FLIGHT].drain(settings.drain_s):
             log.warning("service.drain_cut_short", requests=app[IN_FLIGHT].count)
     log.info("service.stopped")

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from cloud.config import Settings
 from cloud.flows import identity, users
+from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
@@ -23,6 +24,7 @@ from cloud.flows.sessions import Sessions
 from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
 from cloud.flows.users import Users
+from cloud.flows.waiting import Waiting
 from cloud.rules.alerts import Thresholds
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
@@ -55,6 +57,7 @@ class Services:
     sessions: Sessions
     uploads: Uploads
     exporter: Exporter
+    feed: Feed
     figures: Figures
     watch: Watch
     janitor: Janitor
@@ -90,6 +93,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         clock.add("learner-sessions", sessions.expire_due)
         uploads = _open_uploads(settings, db)
         stack.push_async_callback(uploads.close)
+        feed = Feed(db, Waiting(db), record.BUILT_IN)
+        await stack.enter_async_context(feed.running())
         janitor = _janitor(settings, db, uploads)
         exporter = _exporter(settings, db)
         await stack.enter_async_context(exporter.running())
@@ -98,6 +103,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         rates = Rates(device=settings.rate_device_items, user=settings.rate_user_items)
         figures.watch_queue(ingest.waiting)
         figures.lend_rates(lambda: rates.refused)
+        figures.lend_held(lambda: feed.held)
         figures.lend_exports(lambda: exporter.failures + (exporter.state == "unavailable"))
         watch = Watch(db, figures, thresholds(settings), wall_ms)
         await stack.enter_async_context(watch.running())
@@ -112,6 +118,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             sessions=sessions,
             uploads=uploads,
             exporter=exporter,
+            feed=feed,
             figures=figures,
             watch=watch,
             janitor=janitor,

@@ -12,8 +12,9 @@ from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
+from cloud.api.subscriptions import SubscriptionsIn, SubscriptionsOut
 from cloud.rules import intake, tus
-from pisyncd.core import envelope, session, track, wire
+from pisyncd.core import envelope, recordwire, session, track, wire
 
 _WHOLE = {"type": "integer", "minimum": 1}
 _TIME = {"type": "string", "format": "date-time"}
@@ -485,4 +486,50 @@ AUDIT = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *SERVICE, *AUDIT)
+FEED = (
+    Operation(
+        method="GET",
+        path="/api/changes",
+        name="getChanges",
+        tag="records",
+        summary="What changed for a device since its cursor; held until there is something",
+        about="410 `cursor-expired` has a `snapshot`, the address at which to begin anew. `rules` come when `rules=` "
+        "names others than those that hold.",
+        auth="D",
+        params=(
+            Param(name="since", about="`cursor` of the page before; nothing to begin"),
+            Param(name="types", about="record types with commas between; nothing for all"),
+            Param(name="wait", schema={"type": "integer", "minimum": 0, "maximum": recordwire.WAIT_MAX_S}),
+            Param(name="limit", schema={**_WHOLE, "maximum": recordwire.PAGE_MAX, "default": recordwire.PAGE_MAX}),
+            Param(name="rules", about="`rules_etag` of the rules that are known"),
+        ),
+        replies=(Reply(about="a page, empty when the time is over", body=recordwire.Changes),),
+        refusals=(410, 422, 429, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}/subscriptions",
+        name="getSubscriptions",
+        tag="records",
+        summary="What a device is subscribed to",
+        auth="DV",
+        params=(_DEVICE,),
+        replies=(Reply(about="sites, groups and users", body=SubscriptionsOut),),
+        refusals=(404,),
+    ),
+    Operation(
+        method="PUT",
+        path="/api/devices/{device_id}/subscriptions",
+        name="putSubscriptions",
+        tag="records",
+        summary="Subscribe a device to exactly these",
+        about="A change makes the device fetch everything anew.",
+        auth="O",
+        params=(_DEVICE,),
+        body=SubscriptionsIn,
+        replies=(Reply(about="what it is subscribed to now", body=SubscriptionsOut),),
+        refusals=(400, 404, 408, 413, 415, 422, 503),
+    ),
+)
+
+OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *FEED, *SERVICE, *AUDIT)

@@ -224,6 +224,10 @@ class Figures:
         """Lets the figures see how many requests were told to slow down."""
         self._borrowed.counters["pisync_rate_refused"] = ("Requests refused with 429", refused)
 
+    def lend_held(self, held: Callable[[], float]) -> None:
+        """Lets the figures see how many requests wait for changes of records."""
+        self._borrowed.gauges["pisync_changes_waiting"] = ("Requests that wait for changes of records", held)
+
     def batch(self, items: int) -> None:
         """A request with so many items was read."""
         self._batch_items.observe(items)

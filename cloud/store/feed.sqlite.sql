@@ -1,0 +1,2 @@
+-- name: subscriptions_lock
+SELECT dk FROM device WHERE dk = :dk
