@@ -121,6 +121,7 @@ async def _carry_over(outbox: Outbox, aside: Path) -> None:
         carrying.boots(db)
         carrying.messages(db)
         carrying.sessions(db)
+        carrying.records(db, outbox.records.rows)
         detail = f"set aside as {aside.name}; {carrying.told}; all files are looked at again"
         outbox.ledger.enter(db, "outbox-damaged", "outbox-damaged", count=carrying.carried, detail=detail)
         outbox.memory.set_in_thread(db, SALVAGED, aside.name)
