@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import capture, daemon, ingest, learning, transfers
+from benchmarks import capture, conflicts, daemon, ingest, learning, records, transfers
 from benchmarks.result import Options, Result, Skipped
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
@@ -21,6 +21,10 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "learning-events": learning.learning_events,
     "capture": capture.capture,
     "drain": capture.drain,
+    "records-lan": records.records_lan,
+    "records-slow": records.records_slow,
+    "records-pull": records.records_pull,
+    "conflict": conflicts.conflict,
     "latency": daemon.latency,
     "sqlite-copies": daemon.sqlite_copies,
     "idle": daemon.idle,

@@ -28,6 +28,7 @@ class Plan:
     One connection per entry of `tokens`; `devices[i]`, when given, replaces `@@DEVICE@@` in the body and path. With
     `rate` so many requests a second are sent over all connections together, else each answer is followed by the next.
     `unix` names a Unix socket instead of host and port; `headers` are more header lines, each with its CRLF.
+    With `count` it ends after so many requests.
     """
 
     host: str
@@ -42,6 +43,7 @@ class Plan:
     rate: float = 0.0
     unix: str = ""
     headers: str = ""
+    count: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,14 +134,15 @@ def run(plan: Plan) -> Outcome:
         poller.register(descriptor, select.EPOLLIN)
     idle = collections.deque(connections)
     seq, busy, failures = plan.first_seq, 0, 0
+    last = plan.first_seq + (plan.count or 10**12)
     answers: collections.Counter[str] = collections.Counter()
     latencies: list[float] = []
     cpu_at_start, started = time.process_time(), time.perf_counter()
     while True:
         now = time.perf_counter() - started
-        open_ended = now < plan.seconds
+        open_ended = now < plan.seconds and seq < last
         due = plan.first_seq + int(now * plan.rate) + 1 if plan.rate else seq + len(idle)
-        while open_ended and idle and seq < due:
+        while open_ended and idle and seq < min(due, last):
             idle.popleft().send(seq)
             seq, busy = seq + 1, busy + 1
         if not busy and not open_ended:
