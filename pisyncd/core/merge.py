@@ -469,7 +469,8 @@ def admitted(incoming: State, known: State, own: Callable[[str], bool]) -> State
     """What of a device's copy counts: its own writes, and of others only what is known here already.
 
     A device learns of others' writes through the cloud alone. Whatever else it claims to have seen would let it erase
-    what it never saw.
+    what it never saw. And what was overwritten by a write that does not count is not overwritten: a copied card tells
+    of its past before the one that it was copied from.
     """
     version = {
         writer: count if own(writer) else min(count, known.version.get(writer, 0))
@@ -482,7 +483,26 @@ def admitted(incoming: State, known: State, own: Callable[[str], bool]) -> State
         kept = tuple(current.get(write.dot, write) for write in writes if own(write.writer) or write.dot in current)
         if kept:
             registers[name] = kept
+    if any(version.get(writer, 0) < count for writer, count in incoming.version.items()):
+        registers = _with_standing(registers, known, own)
     return State(version=version, registers=registers) if version else EMPTY
+
+
+def _with_standing(registers: Mapping[str, Writes], known: State, own: Callable[[str], bool]) -> dict[str, Writes]:
+    """With all that is known and that no new write of its own stands for."""
+
+    def written(writes: Writes) -> bool:
+        return any(own(write.writer) and write.count > known.version.get(write.writer, 0) for write in writes)
+
+    found = dict(registers)
+    if not written(found.get("", ())):
+        for name, current in known.registers.items():
+            kept = found.get(name, ())
+            if not written(kept):
+                writers = {write.writer for write in kept}
+                standing = (*kept, *(write for write in current if write.writer not in writers))
+                found[name] = tuple(sorted(standing, key=lambda write: write.dot))
+    return dict(sorted(found.items()))
 
 
 def judged(incoming: State, known: State, judge: Callable[[Write], tuple[int, int]]) -> State:
