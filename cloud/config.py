@@ -53,6 +53,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     export_interval_s: Annotated[int, Meta(ge=60, le=86_400)] = 3600
     export_rows_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 500_000
     telemetry_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    webhook_allow: str = ""
+    webhook_timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
+    webhook_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    cron_secret: str = ""
+    cron_secret_file: str = ""
     metrics_open: bool = True
     alert_queue_items: Positive = 500
     alert_device_queue_items: Positive = 500
