@@ -14,7 +14,7 @@ from typing import Any
 from cloud import config, verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
-from cloud.flows import identity
+from cloud.flows import identity, subscriptions
 from cloud.rules.access import ROLES
 from cloud.services import wall_ms
 from cloud.store import drivers as store
@@ -60,7 +60,7 @@ async def _serve(settings: Settings, _args: argparse.Namespace) -> None:
 
 
 async def _enroll(settings: Settings, args: argparse.Namespace) -> None:
-    await _with_db(settings, lambda db: identity.enroll(db, args.device_id, wall_ms(), actor=verbs.actor()))
+    await _with_db(settings, lambda db: verbs.enroll(db, args))
 
 
 async def _rotate(settings: Settings, args: argparse.Namespace) -> None:
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--open-dashboard", action="store_const", const="true", help="pages without a key; on loopback only"
     )
-    verb("enroll", _enroll, "let a device in; prints its token").add_argument("device_id", **_DEVICE)
+    _concerned(verb("enroll", _enroll, "let a device in; prints its token"))
     rotate = verb("rotate", _rotate, "give a device a new token; prints it")
     rotate.add_argument("device_id", **_DEVICE)
     rotate.add_argument("--keep-old-hours", type=_whole, default=0, help="how long the old one still works (default 0)")
@@ -153,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     failures = verb("failures", _failures, "list devices with repeated failures, worst first", listing)
     failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
+    _subscriptions(verb)
     verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id", **_DEVICE)
     _key_parser(commands, common, listing)
     _audit_flags(verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing))
@@ -166,6 +167,24 @@ def _audit_flags(shown: argparse.ArgumentParser) -> None:
     shown.add_argument("--target", metavar="WHOM", help="a device, a key, TYPE/ID of a record, a user's id")
     shown.add_argument("--from", dest="from_time", metavar="TIME", help="2026-01-31 or 2026-01-31T12:00:00Z")
     shown.add_argument("--to", dest="to_time", metavar="TIME", help="before that time")
+
+
+def _concerned(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("device_id", **_DEVICE)
+    for kind in subscriptions.KINDS:
+        parser.add_argument(
+            f"--{kind}", action="append", default=[], metavar="NAME", help=f"records of this {kind}; may be repeated"
+        )
+
+
+def _subscriptions(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    _concerned(verb("subscribe", _verb(verbs.subscribe), "let a device have the records of a site, group or user"))
+    less = verb("unsubscribe", _verb(verbs.unsubscribe), "let a device have them no more; it drops its copies")
+    _concerned(less)
+    less.add_argument("--all", action="store_true", help="all of them")
+    shown = verb("subscriptions", _verb(verbs.show_subscriptions), "list what a device is subscribed to")
+    shown.add_argument("device_id", **_DEVICE)
+    shown.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def _way_out(verb: Callable[..., argparse.ArgumentParser]) -> None:

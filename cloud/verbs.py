@@ -1,4 +1,4 @@
-"""The command line's verbs for the way out of the cloud: export, purge-user, audit."""
+"""The command line's verbs for what devices get, and for the way out of the cloud: export, purge-user, audit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cloud.api import audit as audit_shapes
 from cloud.api import exports as shapes
 from cloud.config import Settings
 from cloud.dashboard import terminal, words
-from cloud.flows import audit, export_status, purge
+from cloud.flows import audit, export_status, identity, purge, subscriptions
 from cloud.flows.exports import Export, Report
 from cloud.flows.publish import Threads
 from cloud.rules.exporting import Range
@@ -146,6 +146,56 @@ def _confirm() -> None:
     print("They are removed for good. Type yes to go on: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() != "yes":
         raise Refusal(409, "not-confirmed", "nothing was removed")
+
+
+async def enroll(db: Database, args: argparse.Namespace) -> str:
+    """The token of a device that is let in, and subscribed when that is asked for. Raises PiSyncError."""
+    wanted = _scopes(args)
+    token = await identity.enroll(db, args.device_id, wall_ms(), actor=actor())
+    if wanted:
+        await subscriptions.change(db, args.device_id, add=wanted, actor=actor(), now_ms=wall_ms())
+    return token
+
+
+def _scopes(args: argparse.Namespace) -> frozenset[tuple[str, str]]:
+    return subscriptions.checked({kind: getattr(args, kind) for kind in subscriptions.KINDS})
+
+
+def _named(args: argparse.Namespace) -> frozenset[tuple[str, str]]:
+    wanted = _scopes(args)
+    if not wanted:
+        raise Refusal(422, "nothing-named", "no site, group or user is named", hint="--site S --group G --user U")
+    return wanted
+
+
+async def subscribe(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
+    """More subscriptions for a device. Raises Refusal."""
+    now = await subscriptions.change(db, args.device_id, add=_named(args), actor=actor(), now_ms=wall_ms())
+    _tell_subscriptions(args.device_id, now)
+
+
+async def unsubscribe(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
+    """Less of them. Raises Refusal."""
+    if args.all:
+        now = await subscriptions.replace(db, args.device_id, frozenset(), actor=actor(), now_ms=wall_ms())
+    else:
+        now = await subscriptions.change(db, args.device_id, drop=_named(args), actor=actor(), now_ms=wall_ms())
+    _tell_subscriptions(args.device_id, now)
+
+
+def _tell_subscriptions(device_id: str, now: frozenset[tuple[str, str]]) -> None:
+    print(f"{device_id} has {len(now)} subscriptions; it fetches anew what it may have", file=sys.stderr)
+
+
+async def show_subscriptions(db: Database, _settings: Settings, args: argparse.Namespace) -> None:
+    """What a device is subscribed to. Raises Refusal when it is not enrolled."""
+    found = await subscriptions.of_device(db, args.device_id)
+    if args.json:
+        print(msgspec.json.encode({"device_id": args.device_id, **subscriptions.by_kind(found)}).decode())
+        return
+    empty = f"{args.device_id} is subscribed to nothing; `pisync-cloud subscribe {args.device_id} --site NAME`"
+    cells = [(kind, value) for kind, values in subscriptions.by_kind(found).items() for value in values]
+    terminal.show(terminal.table(("KIND", "NAME"), cells) if cells else "", empty=empty)
 
 
 def actor() -> str:

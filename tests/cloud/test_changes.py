@@ -1,0 +1,415 @@
+"""The feed of changes: who gets what, in which order, from which cursor, and how long it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from conftest import Cloud, StartCloud
+from feed_helpers import device, execute, subscribe, until, write
+
+from cloud.flows import waiting
+from cloud.rules import cursors
+from cloud.rules.cursors import Cursor
+from cloud.store import drivers, feed
+from pisyncd.core import record, recordwire
+
+A, B = ("site", "A"), ("site", "B")
+TYPES = {"types": "progress"}
+
+
+@pytest.fixture(params=["recent", "whole"])
+def plan(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways through the feed."""
+    if request.param == "whole":
+        monkeypatch.setattr(feed, "RECENT_CHANGES", -1)
+    return str(request.param)
+
+
+async def test_a_device_gets_what_concerns_it_and_nothing_else(cloud: Cloud, plan: str) -> None:
+    db = cloud.services.db
+    at_a, at_b = await device(cloud, "pi-a", site=["A"]), await device(cloud, "pi-b", site=["B"])
+    by_user = await device(cloud, "pi-u", user=["u1"], group=["4b"])
+    await write(db, "a1", A)
+    await write(db, "b1", B)
+    await write(db, "u1", A, ("user", "u1"))
+    await write(db, "g1", ("group", "4b"))
+    await write(db, "own", ("device", "pi-b"))
+    await write(db, "kind", ("group", "A"), ("user", "B"))
+    assert await at_a.pull(**TYPES) == ["a1", "u1"]
+    assert await at_b.pull(**TYPES) == ["b1", "own"]
+    assert await by_user.pull(**TYPES) == ["u1", "g1"]
+    for each in (at_a, at_b, by_user):
+        assert await each.pull(**TYPES) == []
+    await write(db, "a1", percent=7)
+    assert await at_a.pull(**TYPES) == ["a1"]
+    assert at_a.copy["a1"]["registers"]["percent"][0][4] == 7
+    assert await at_b.pull(**TYPES) == []
+
+
+async def test_the_answer_is_what_devices_read(cloud: Cloud) -> None:
+    at_a = await device(cloud, "pi-a", site=["A"])
+    await write(cloud.services.db, "a1", A)
+    status, body = await at_a.ask(rules="")
+    assert status == 200
+    changes = recordwire.msgspec.convert(body["data"], recordwire.Changes)
+    assert record.checked_state(record.encode(changes.changes[0].state or record.EMPTY).encode())
+    assert changes.rules == record.BUILT_IN
+    assert changes.rules_etag == record.rules_etag(record.BUILT_IN)
+    _, body = await at_a.ask(rules=changes.rules_etag)
+    assert body["data"]["rules"] is None
+
+
+async def test_what_moves_to_another_site_is_gone_here(cloud: Cloud, plan: str) -> None:
+    db = cloud.services.db
+    at_a, at_b = await device(cloud, "pi-a", site=["A"]), await device(cloud, "pi-b", site=["B"])
+    await write(db, "r", A)
+    assert (await at_a.pull(), await at_b.pull()) == (["r"], [])
+    await write(db, "r", B, gone=[A])
+    assert (await at_a.pull(), await at_b.pull()) == (["-r"], ["r"])
+    assert (at_a.copy, list(at_b.copy)) == ({}, ["r"])
+    await write(db, "r", A, gone=[B])
+    assert (await at_a.pull(), await at_b.pull()) == (["r"], ["-r"])
+    # Who begins is not told of what was gone before, but of what is deleted.
+    await write(db, "p", A, purged=True, deleted=True)
+    await write(db, "d", A, deleted=True)
+    late = await device(cloud, "pi-late", site=["A", "B"])
+    assert await late.pull() == ["r", "d"]
+    assert await at_a.pull() == ["-p", "d"]
+
+
+async def test_pages_follow_each_other_and_the_end_is_the_head(cloud: Cloud, plan: str) -> None:
+    db = cloud.services.db
+    at_a = await device(cloud, "pi-a", site=["A"])
+    for number in range(7):
+        await write(db, f"r{number}", A if number % 3 else B)
+    await write(db, "gone", B, gone=[A])
+    _, body = await at_a.ask(limit=2)
+    assert [each["id"] for each in body["data"]["changes"]] == ["r1", "r2"]
+    assert body["data"]["more"] is True
+    # In the middle of the first run: what changes again comes again, what is gone since then is told.
+    at_a.cursor = body["data"]["cursor"]
+    await write(db, "r1", B, gone=[A])
+    assert await at_a.pull(limit=2) == ["r4", "r5", "-r1"]
+    head = await execute(db, "SELECT value FROM generation WHERE name = 'records'")
+    assert at_a.cursor.endswith(f".{head}")
+    for _ in range(3):
+        await write(db, "b", B)
+    assert await at_a.pull() == []
+    assert at_a.cursor.endswith(f".{head + 3}")
+
+
+async def test_a_page_has_a_size_and_never_less_than_one(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cloud.flows import feed as flow
+
+    monkeypatch.setattr(flow, "PAGE_BYTES_MAX", 10)
+    at_a = await device(cloud, "pi-a", site=["A"])
+    for number in range(3):
+        await write(cloud.services.db, f"r{number}", A)
+    _, body = await at_a.ask()
+    assert (len(body["data"]["changes"]), body["data"]["more"]) == (1, True)
+    assert await at_a.pull() == ["r0", "r1", "r2"]
+
+
+async def test_types_are_asked_for(cloud: Cloud) -> None:
+    db = cloud.services.db
+    at_a = await device(cloud, "pi-a", site=["A"])
+    await write(db, "p", A)
+    await write(db, "u", A, record_type="profile")
+    assert await at_a.pull(types="profile") == ["u"]
+    # A cursor holds for the types that it was made for: others were passed over.
+    assert await at_a.pull(types="progress,profile") == ["410", "p", "u"]
+    assert await at_a.pull(types="profile,progress") == []
+
+
+async def test_large_pages_are_compressed_for_who_takes_it(cloud_lite: Cloud) -> None:
+    at_a = await device(cloud_lite, "pi-a", site=["A"])
+    for number in range(20):
+        await write(cloud_lite.services.db, f"r{number}", A)
+    url = cloud_lite.url + "/api/changes"
+    async with cloud_lite.http.get(url, headers={**at_a.headers, "Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert len((await answer.json())["data"]["changes"]) == 20
+    async with cloud_lite.http.get(url, headers={**at_a.headers, "Accept-Encoding": "identity"}) as answer:
+        assert "Content-Encoding" not in answer.headers
+        assert len((await answer.json())["data"]["changes"]) == 20
+
+
+# Cursors
+
+
+async def test_other_subscriptions_begin_anew(cloud: Cloud) -> None:
+    db = cloud.services.db
+    pi = await device(cloud, "pi", site=["A"])
+    await write(db, "a", A)
+    await write(db, "b", B)
+    assert await pi.pull() == ["a"]
+    await subscribe(cloud, "pi", site=["B"])
+    assert await pi.pull() == ["410", "b"]
+    assert list(pi.copy) == ["b"]
+    # The same again changes nothing.
+    await subscribe(cloud, "pi", site=["B"])
+    assert await pi.pull() == []
+
+
+async def test_a_database_that_was_set_back(cloud: Cloud) -> None:
+    db = cloud.services.db
+    pi = await device(cloud, "pi", site=["A"])
+    await write(db, "a", A)
+    await write(db, "b", A)
+    assert await pi.pull() == ["a", "b"]
+    await execute(db, "UPDATE generation SET value = 1 WHERE name = 'records'")
+    await execute(db, "DELETE FROM record WHERE change > 1")
+    assert await pi.pull() == ["410", "a"]
+    assert list(pi.copy) == ["a"]
+
+
+async def test_a_cursor_of_another_cloud(start_cloud: StartCloud, tmp_path: Path) -> None:
+    one, two = [await start_cloud(data=str(tmp_path / name)) for name in ("one", "two")]
+    here, there = await device(one, "pi", site=["A"]), await device(two, "pi", site=["A"])
+    await write(one.services.db, "a", A)
+    await write(two.services.db, "b", A)
+    await here.pull()
+    there.cursor = here.cursor
+    assert await there.pull() == ["410", "b"]
+
+
+async def test_tombstones_that_were_dropped(cloud: Cloud) -> None:
+    db = cloud.services.db
+    late, early = await device(cloud, "pi-late", site=["A"]), await device(cloud, "pi-early", site=["A"])
+    for number in range(5):
+        await write(db, f"r{number}", A)
+    _, body = await late.ask(limit=4)
+    late.cursor = body["data"]["cursor"]
+    await early.pull()
+    await execute(db, "UPDATE generation SET value = 5 WHERE name = 'records-forgotten'")
+    # What was forgotten before a first run began is not missed by it; what was forgotten since then is.
+    assert await late.pull() == ["r4"]
+    assert await early.pull() == []
+    await write(db, "r6", A)
+    await execute(db, "UPDATE generation SET value = 6 WHERE name = 'records-forgotten'")
+    assert (await early.pull())[0] == "410"
+    begun = await device(cloud, "pi-begun", site=["A"])
+    assert len(await begun.pull(limit=2)) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "1.2", "0" * 12 + ".1", "0" * 12 + ".-1", "\x00", "9" * 5000, "k3x9.1742", "0" * 12 + ".٣"]
+)
+async def test_what_is_no_cursor_begins_anew(cloud_lite: Cloud, text: str) -> None:
+    pi = await device(cloud_lite, "pi", site=["A"])
+    status, body = await pi.ask(since=text, types="profile,progress")
+    assert (status, body["code"], body["retryable"]) == (410, "cursor-expired", False)
+    assert body["snapshot"] == "/api/changes?types=profile,progress"
+    assert body["hint"]
+
+
+def test_cursors_as_they_are_written() -> None:
+    mine = cursors.epoch(1, "pi", [A], None)
+    assert cursors.epoch(1, "pi", [A], ["x"]) != mine != cursors.epoch(1, "pi", [A, B], None)
+    assert cursors.write(mine, Cursor(seq=5, began=9)) == f"{mine}.5.9"
+    assert cursors.write(mine, Cursor(seq=9, began=9)) == f"{mine}.9"
+    assert cursors.read(f"{mine}.5.9", mine, head=9, forgotten=9) == Cursor(seq=5, began=9)
+    assert cursors.read(f"{mine}.5.10", mine, head=9, forgotten=0) is None
+    assert cursors.read("", mine, head=9, forgotten=9) == Cursor(seq=0, began=9)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["types=unknown", "types=progress,", "types=%00", "wait=901", "wait=-1", "wait=1.5", "limit=0", "limit=501"],
+)
+async def test_what_is_refused(cloud_lite: Cloud, query: str) -> None:
+    pi = await device(cloud_lite, "pi")
+    status, body = await cloud_lite.call("GET", f"/api/changes?{query}", headers=pi.headers)
+    assert (status, body["code"]) == (422, "validation")
+
+
+async def test_only_devices_ask(cloud_lite: Cloud) -> None:
+    assert (await cloud_lite.call("GET", "/api/changes"))[0] == 401
+    status, body = await cloud_lite.call("GET", "/api/changes", headers=await cloud_lite.key("admin"))
+    assert (status, body["code"]) == (403, "role-missing")
+
+
+# Waiting
+
+
+async def test_a_commit_wakes_whom_it_concerns_alone(cloud: Cloud) -> None:
+    db, feed_ = cloud.services.db, cloud.services.feed
+    at_a, at_b = await device(cloud, "pi-a", site=["A"]), await device(cloud, "pi-b", site=["B"])
+    await at_a.pull()
+    await at_b.pull()
+    waits = [asyncio.create_task(each.ask(wait=900)) for each in (at_a, at_b)]
+    await until(lambda: feed_.held == 2)
+    await write(db, "a1", A)
+    feed_.moved()
+    status, body = await waits[0]
+    assert (status, [each["id"] for each in body["data"]["changes"]]) == (200, ["a1"])
+    assert feed_.held == 1
+    await write(db, "b1", B)
+    feed_.moved()
+    assert (await waits[1])[1]["data"]["changes"][0]["id"] == "b1"
+    assert feed_.held == 0
+
+
+async def test_what_is_there_is_not_waited_for(cloud_lite: Cloud) -> None:
+    pi = await device(cloud_lite, "pi", site=["A"])
+    await write(cloud_lite.services.db, "a", A)
+    assert (await pi.ask(wait=900))[1]["data"]["changes"]
+    await pi.pull()
+    assert (await pi.ask(wait=900, rules="other"))[1]["data"]["rules"]
+    assert (await pi.ask(wait=0))[1]["data"]["changes"] == []
+
+
+async def test_the_time_is_over(cloud_lite: Cloud) -> None:
+    pi = await device(cloud_lite, "pi", site=["A"])
+    await write(cloud_lite.services.db, "b", B)
+    status, body = await pi.ask(wait=1)
+    assert (status, body["data"]["changes"], body["data"]["more"]) == (200, [], False)
+    assert body["data"]["cursor"].endswith(".1")
+
+
+async def test_the_commit_of_another_process_wakes(start_cloud: StartCloud, postgres_url: str) -> None:
+    """And that of another one, which enrols and subscribes at a terminal."""
+    cloud = await start_cloud(database=postgres_url)
+    pi = await device(cloud, "pi", site=["A"])
+    await pi.pull()
+    wait = asyncio.create_task(pi.ask(wait=900))
+    await until(lambda: cloud.services.feed.held == 1)
+    async with drivers.opened(postgres_url) as other:
+        await write(other, "a1", A)
+        assert (await wait)[1]["data"]["changes"][0]["id"] == "a1"
+    await pi.pull()
+    wait = asyncio.create_task(pi.ask(wait=900))
+    await until(lambda: cloud.services.feed.held == 1)
+    command = [sys.executable, "-m", "cloud", "subscribe", "pi", "--group", "4b", "--database", postgres_url]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (await wait)[0] == 410
+
+
+async def test_other_subscriptions_wake(cloud: Cloud) -> None:
+    pi = await device(cloud, "pi", site=["A"])
+    await pi.pull()
+    wait = asyncio.create_task(pi.ask(wait=900))
+    await until(lambda: cloud.services.feed.held == 1)
+    await subscribe(cloud, "pi", site=["B"])
+    assert (await wait)[0] == 410
+
+
+async def test_a_token_that_ended_while_waiting(cloud_lite: Cloud) -> None:
+    from cloud.flows import identity
+
+    db = cloud_lite.services.db
+    pi = await device(cloud_lite, "pi", site=["A"])
+    await pi.pull()
+    wait = asyncio.create_task(pi.ask(wait=900))
+    await until(lambda: cloud_lite.services.feed.held == 1)
+    await identity.revoke(db, "pi", 1)
+    cloud_lite.services.identity._checked_at = float("-inf")
+    await write(db, "a", A)
+    cloud_lite.services.feed.moved()
+    assert (await wait)[0] == 401
+
+
+async def test_a_client_that_goes_away_is_not_waited_for(cloud_lite: Cloud) -> None:
+    pi = await device(cloud_lite, "pi", site=["A"])
+    await pi.pull()
+    async with aiohttp.ClientSession() as http:
+        wait = asyncio.create_task(
+            http.get(f"{cloud_lite.url}/api/changes?since={pi.cursor}&wait=900", headers=pi.headers)
+        )
+        await until(lambda: cloud_lite.services.feed.held == 1)
+        wait.cancel()
+        await asyncio.gather(wait, return_exceptions=True)
+    await until(lambda: cloud_lite.services.feed.held == 0)
+
+
+async def test_a_device_that_comes_again_and_again_holds_only_a_few(cloud_lite: Cloud) -> None:
+    pi = await device(cloud_lite, "pi", site=["A"])
+    await pi.pull()
+    most = waiting.HELD_PER_DEVICE_MAX
+    waits = [asyncio.create_task(pi.ask(wait=900)) for _ in range(most + 3)]
+    await asyncio.wait(waits, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    await until(lambda: sum(each.done() for each in waits) == 3)
+    assert cloud_lite.services.feed.held == most
+    cloud_lite.services.feed.release()
+    assert {status for status, _ in await asyncio.gather(*waits)} == {200}
+
+
+async def test_too_many_wait(cloud_lite: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "HELD_MAX", 0)
+    pi = await device(cloud_lite, "pi", site=["A"])
+    status, body = await pi.ask(wait=900)
+    assert (status, body["code"], body["retryable"]) == (503, "too-many-waiting", True)
+
+
+async def test_many_wait_and_the_database_is_asked_by_few(cloud: Cloud) -> None:
+    """They hold no connection to the database; a commit makes those ask whom it concerns, once each."""
+    services = cloud.services
+    pis = [await device(cloud, f"pi-{number}", site=[f"S{number}"]) for number in range(25)]
+    for pi in pis:
+        await pi.pull()
+    waits = [asyncio.create_task(pi.ask(wait=900)) for pi in pis for _ in range(3)]
+    await until(lambda: services.feed.held == len(waits))
+    asked: list[str] = []
+    page = services.feed.page
+
+    async def counted(ask: object) -> object:
+        asked.append(ask.device_id)  # type: ignore[attr-defined]
+        return await page(ask)  # type: ignore[arg-type]
+
+    services.feed.page = counted  # type: ignore[method-assign, assignment]
+    await write(services.db, "r", ("site", "S7"))
+    services.feed.moved()
+    woken = await asyncio.gather(*waits[21:24])
+    assert [body["data"]["changes"][0]["id"] for _, body in woken] == ["r"] * 3
+    assert asked == ["pi-7"] * 3
+    assert services.feed.held == len(waits) - 3
+    services.feed.release()
+    assert {status for status, _ in await asyncio.gather(*waits)} == {200}
+
+
+async def test_a_stop_does_not_wait_for_who_waits(tmp_path: Path) -> None:
+    """A real process: SIGTERM answers the held request, empty, and the service ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cloud", "serve", "--data", str(tmp_path), "--port", "0", stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        url = (await process.stdout.readline()).decode().strip()
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "cloud", "enroll", "pi", "--data", str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        headers = {"Authorization": f"Bearer {done.stdout.strip()}"}
+        async with aiohttp.ClientSession() as http:
+            # Two on one connection each; the first answer tells that the service is there.
+            async with http.get(f"{url}/api/changes", headers=headers) as answer:
+                assert answer.status == 200
+            wait = asyncio.create_task(http.get(f"{url}/api/changes?wait=900", headers=headers))
+            await _is_held(http, url)
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(15):
+                answer = await wait
+                assert (await answer.json())["data"]["changes"] == []
+                assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _is_held(http: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(15):
+        while True:
+            async with http.get(f"{url}/metrics") as answer:
+                if "pisync_changes_waiting 1.0" in await answer.text():
+                    return
