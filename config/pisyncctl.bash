@@ -1,7 +1,7 @@
 # Completion of pisyncctl for bash.
 _pisyncctl() {
     local word=${COMP_WORDS[COMP_CWORD]} command="" index
-    local commands="status queue why history failures retry sync pause resume probe watch"
+    local commands="status queue why history failures retry sync records pause resume probe watch"
     COMPREPLY=()
     if [[ ${COMP_WORDS[COMP_CWORD - 1]} == --socket ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
@@ -18,6 +18,7 @@ _pisyncctl() {
         "") mapfile -t COMPREPLY < <(compgen -W "$commands $options" -- "$word") && return ;;
         queue) options+=" --limit --skip" ;;
         history) options+=" --limit --before" ;;
+        records) options+=" --limit --after --deleted" ;;
         failures) options+=" --limit" ;;
         sync) options+=" --wait" ;;
         watch) options+=" --interval --count" ;;
@@ -26,6 +27,9 @@ _pisyncctl() {
         compopt -o filenames 2>/dev/null
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         return
+    fi
+    if [[ $word != -* && $command == @(records|sync) && ${COMP_WORDS[COMP_CWORD - 1]} == "$command" ]]; then
+        options="enrollment profile progress assessment"
     fi
     mapfile -t COMPREPLY < <(compgen -W "$options" -- "$word")
 }

@@ -48,7 +48,7 @@ class Record:
     version         how far it has seen each writer; `etag` stands for it and makes a write conditional
     last_updated_at RFC 3339
     last_synced_at  when both ends had the same last; None: never
-    sync_status     `synced`, or `pending` until the cloud has it
+    sync_status     `synced`, `pending` until the cloud has it, `refused` when it does not want it
     deleted         there is only its tombstone
     """
 
@@ -128,7 +128,7 @@ class Desk:
 
     def sync_now(self, record_type: str, record_id: str, timeout_s: float) -> Record:
         """Waits until what waits of the record is delivered, and what the other side has is here."""
-        data = self._data("POST", f"{_path(record_type, record_id)}/sync", {}, timeout_s=timeout_s)
+        data = self._data("POST", f"{_path(record_type, record_id)}/sync", timeout_s=timeout_s)
         if "fields" in data:
             return _record(data)
         # The cloud answers with what became of its deliveries.

@@ -10,15 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
-from pisyncd.ctl import render, terminal
+from pisyncd.ctl import recordtext, render, terminal
 from pisyncd.ctl.connection import Daemon, Trouble
 
 DEFAULT_SOCKET = "/run/pisyncd/pisyncd.sock"
 EXIT_ATTENTION = 1
+EXIT_USAGE = 2
 EXIT_NOT_DELIVERED = 75
 POLL_S = 0.25
 PROBE_WAIT_S = 30.0
+#: The daemon itself gives up after 20 s.
+SYNC_RECORD_S = 25.0
+#: What every device and cloud knows; configured types can be asked for by name.
+RECORD_TYPES = ("enrollment", "profile", "progress", "assessment")
 
 _EPILOG = """\
 exit codes:
@@ -100,6 +106,10 @@ def _commands() -> list[tuple[str, Callable[[argparse.Namespace, Daemon], int], 
     path = (("path",), {"metavar": "PATH", "help": "a file: absolute, or root-name/path, or below a root"})
     target = (("target",), {"nargs": "?", "default": "all", "metavar": "all|ID|PATH", "help": "what (default all)"})
     wait = (("--wait",), {"type": float, "metavar": "SECONDS", "default": 0.0, "help": "wait for its end"})
+    after = (("--after",), {"metavar": "ID", "default": None, "help": "only behind this one"})
+    kind = (("type",), {"nargs": "?", "metavar": "TYPE", "help": "enrollment, profile, progress, assessment, ..."})
+    name = (("id",), {"nargs": "?", "metavar": "ID", "help": "one record of this type"})
+    gone = (("--deleted",), {"action": "store_true", "help": "deleted ones, too"})
     pace = (("--interval",), {"type": float, "metavar": "SECONDS", "default": 1.0, "help": "pace (default 1)"})
     count = (("--count",), {"type": int, "metavar": "N", "default": 0, "help": "stop after N views"})
     return [
@@ -109,7 +119,13 @@ def _commands() -> list[tuple[str, Callable[[argparse.Namespace, Daemon], int], 
         ("history", _history, "the last sync cycles", [limit, before]),
         ("failures", _failures, "what could not be sent and what to do", [limit]),
         ("retry", _retry, "try failed files again now", [target]),
-        ("sync", _sync, "start a sync cycle now", [wait]),
+        ("sync", _sync, "start a sync cycle now; with TYPE and ID, sync one record", [kind, name, wait]),
+        (
+            "records",
+            _records,
+            "records kept here, those of a type, or one with its conflicts",
+            [kind, name, limit, after, gone],
+        ),
         ("pause", _pause, "stop sending, until resumed", []),
         ("resume", _resume, "go on sending", []),
         ("probe", _probe, "look at the network now and say what is found", []),
@@ -160,7 +176,49 @@ def _retry(arguments: argparse.Namespace, daemon: Daemon) -> int:
     return 0
 
 
+def _records(arguments: argparse.Namespace, daemon: Daemon) -> int:
+    if arguments.type is None:
+        records = daemon.get("/status")["records"]
+        types = {each: daemon.get(_place(each), limit=1)["pagination"]["total"] for each in RECORD_TYPES}
+        _show(arguments, {"types": types, "records": records}, recordtext.overview)
+        return EXIT_ATTENTION if records["open_conflicts"] else EXIT_NOT_DELIVERED if records["waiting"] else 0
+    deleted = "true" if arguments.deleted else None
+    if arguments.id is None:
+        query = {"limit": arguments.limit, "cursor": arguments.after, "deleted": deleted}
+        answer = daemon.get(_place(arguments.type), **query)
+        _show(arguments, answer, recordtext.page)
+        return max(map(_record_code, answer["data"]), default=0)
+    answer = daemon.get(_place(arguments.type, arguments.id), deleted=deleted)
+    _show(arguments, answer, recordtext.one)
+    return _record_code(answer["data"])
+
+
+def _sync_record(arguments: argparse.Namespace, daemon: Daemon) -> int:
+    try:
+        answer = daemon.post(f"{_place(arguments.type, arguments.id)}/sync", timeout_s=SYNC_RECORD_S)
+    except Trouble as trouble:
+        if trouble.code in ("offline", "paused", "timeout", "stopping"):
+            trouble.exit_code = EXIT_NOT_DELIVERED
+        raise
+    _show(arguments, answer, recordtext.one)
+    return _record_code(answer["data"])
+
+
+def _record_code(record: Json) -> int:
+    if record["sync_status"] == "refused" or any(each["open"] for each in record["conflicts"]):
+        return EXIT_ATTENTION
+    return EXIT_NOT_DELIVERED if record["sync_status"] == "pending" else 0
+
+
+def _place(*names: str) -> str:
+    return "/".join(("/api/records", *(quote(name, safe="") for name in names)))
+
+
 def _sync(arguments: argparse.Namespace, daemon: Daemon) -> int:
+    if arguments.type is not None:
+        if arguments.id is None:
+            raise Trouble("one record is named by TYPE and ID", "`pisyncctl sync progress prog_1`", EXIT_USAGE, "usage")
+        return _sync_record(arguments, daemon)
     before = daemon.get("/status") if arguments.wait else {}
     answer = daemon.post("/sync")
     if not arguments.wait:

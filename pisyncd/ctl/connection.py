@@ -28,8 +28,8 @@ class Trouble(Exception):
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -49,12 +49,16 @@ class Daemon:
         asked = {name: value for name, value in query.items() if value is not None}
         return self._ask("GET", f"{route}?{urlencode(asked)}" if asked else route, None)
 
-    def post(self, route: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+    def post(
+        self, route: str, body: dict[str, object] | None = None, *, timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
         """The answer's JSON. Raises Trouble."""
-        return self._ask("POST", route, body)
+        return self._ask("POST", route, body, timeout_s)
 
-    def _ask(self, method: str, target: str, body: dict[str, object] | None) -> dict[str, Any]:
-        with contextlib.closing(_UnixConnection(self._path)) as connection:
+    def _ask(
+        self, method: str, target: str, body: dict[str, object] | None, timeout_s: float = TIMEOUT_S
+    ) -> dict[str, Any]:
+        with contextlib.closing(_UnixConnection(self._path, timeout_s)) as connection:
             try:
                 raw = None if body is None else json.dumps(body).encode("ascii")
                 headers = {} if raw is None else {"Content-Type": "application/json"}
@@ -62,7 +66,7 @@ class Daemon:
                 response = connection.getresponse()
                 status, text = response.status, response.read(ANSWER_BYTES_MAX)
             except (OSError, http.client.HTTPException) as error:
-                raise _unreachable(error, self._path) from error
+                raise _unreachable(error, self._path, timeout_s) from error
         try:
             answer = json.loads(text)
             assert isinstance(answer, dict)
@@ -74,7 +78,7 @@ class Daemon:
         return answer
 
 
-def _unreachable(error: Exception, path: str) -> Trouble:
+def _unreachable(error: Exception, path: str, timeout_s: float) -> Trouble:
     if isinstance(error, FileNotFoundError):
         return Trouble(f"pisyncd is not running ({path} is not there)", _START, EXIT_UNREACHABLE, "not-running")
     if isinstance(error, ConnectionRefusedError):
@@ -84,7 +88,7 @@ def _unreachable(error: Exception, path: str) -> Trouble:
         return Trouble(f"you may not use {path}", hint, EXIT_UNREACHABLE, "permission-denied")
     if isinstance(error, TimeoutError):
         hint = "`journalctl -u pisyncd -n 50` shows what it does; systemd restarts it when it is stuck"
-        return Trouble(f"pisyncd does not answer within {TIMEOUT_S:.0f} s", hint, EXIT_UNREACHABLE, "no-answer")
+        return Trouble(f"pisyncd does not answer within {timeout_s:.0f} s", hint, EXIT_UNREACHABLE, "no-answer")
     return Trouble(f"{path}: {error}", _START, EXIT_UNREACHABLE)
 
 

@@ -21,7 +21,20 @@ from pisyncd.outbox.books import Cycle
 
 from .gateway_rig import Rig, gateway
 
-COMMANDS = ["status", "queue", "why", "history", "failures", "retry", "sync", "pause", "resume", "probe", "watch"]
+COMMANDS = [
+    "status",
+    "queue",
+    "why",
+    "history",
+    "failures",
+    "retry",
+    "sync",
+    "records",
+    "pause",
+    "resume",
+    "probe",
+    "watch",
+]
 COMPLETION = Path(__file__).resolve().parents[2] / "config/pisyncctl.bash"
 
 
@@ -393,7 +406,7 @@ async def test_bash_completes_every_command(rig: Rig) -> None:
     out, _ = await process.communicate()
     everything, some, options = (set(part.split()) for part in out.decode().split("--\n", 2))
     assert set(COMMANDS) <= everything
-    assert some == {"retry", "resume"}
+    assert some == {"retry", "records", "resume"}
     assert {"--json", "--socket", "--limit", "--skip"} <= options
 
 
