@@ -21,9 +21,11 @@ from cloud.api import (
     probe,
     sessions,
     subscriptions,
+    sync,
     sync_events,
     telemetry,
     uploads,
+    webhooks,
 )
 from cloud.dashboard import pages
 from cloud.services import SERVICES, Services
@@ -44,6 +46,8 @@ _PARTS: tuple[Any, ...] = (
     metrics,
     alerts,
     audit,
+    webhooks,
+    sync,
     docs,
     pages,
 )

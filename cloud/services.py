@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from aiohttp import web
+from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import identity, users
+from cloud.flows import deliveries, identity, queue, users
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
@@ -25,15 +26,19 @@ from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
 from cloud.flows.users import Users
 from cloud.flows.waiting import Waiting
+from cloud.rules import targets
 from cloud.rules.alerts import Thresholds
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
 from cloud.workers import exporter as exporting
+from cloud.workers.dispatcher import Dispatcher
 from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
+from cloud.workers.poster import Poster
 from cloud.workers.watch import Watch
 from pisyncd.core import record, wire
+from pisyncd.core.errors import ConfigError
 
 BATCH_LOG_KEEP_S = 90 * 24 * 3600
 
@@ -57,6 +62,9 @@ class Services:
     sessions: Sessions
     uploads: Uploads
     exporter: Exporter
+    poster: Poster
+    dispatcher: Dispatcher
+    cron_secret: str
     feed: Feed
     figures: Figures
     watch: Watch
@@ -79,10 +87,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
     )
+    cron_secret = queue.read_cron_secret(settings.cron_secret, settings.cron_secret_file)
+    poster = open_poster(settings)
     async with AsyncExitStack() as stack:
         db = await drivers.connect(settings.database_url)
         stack.push_async_callback(db.close)
         version = await db.migrate()
+        stack.push_async_callback(poster.close)
         figures = Figures(db.dialect)
         records = Records(db, wall_ms, record.BUILT_IN)
         await records.prepare()
@@ -93,13 +104,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         clock.add("learner-sessions", sessions.expire_due)
         uploads = _open_uploads(settings, db)
         stack.push_async_callback(uploads.close)
-        feed = Feed(db, Waiting(db), record.BUILT_IN)
+        feed = Feed(db, Waiting(db), records.rules)
+        records.changed = feed.moved
         await stack.enter_async_context(feed.running())
         janitor = _janitor(settings, db, uploads)
         exporter = _exporter(settings, db)
         await stack.enter_async_context(exporter.running())
         await stack.enter_async_context(janitor.running())
         await stack.enter_async_context(clock.running())
+        dispatcher = _dispatcher(settings, db, poster, figures)
+        await stack.enter_async_context(dispatcher.running())
         rates = Rates(device=settings.rate_device_items, user=settings.rate_user_items)
         figures.watch_queue(ingest.waiting)
         figures.lend_rates(lambda: rates.refused)
@@ -118,6 +132,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             sessions=sessions,
             uploads=uploads,
             exporter=exporter,
+            poster=poster,
+            dispatcher=dispatcher,
+            cron_secret=cron_secret,
             feed=feed,
             figures=figures,
             watch=watch,
@@ -145,7 +162,31 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     forget = Retention(db, wall_ms, keep_days=settings.telemetry_keep_days, export_on=bool(settings.export_dir))
     janitor.add("telemetry", forget.telemetry)
     janitor.add("rejected-items", forget.rejected)
+    janitor.add("webhooks", lambda: deliveries.forget(db, wall_ms(), settings.webhook_keep_days))
     return janitor
+
+
+def open_poster(settings: Settings) -> Poster:
+    """What sends webhooks. Raises ConfigError for a webhook_allow that names no networks."""
+    try:
+        allow = targets.networks(settings.webhook_allow)
+    except ValueError as error:
+        raise ConfigError(f"webhook_allow: {error}", hint="networks with commas: 127.0.0.0/8,10.1.0.0/16") from error
+    return Poster(allow, wall_ms, timeout_s=settings.webhook_timeout_s)
+
+
+def _dispatcher(settings: Settings, db: Database, poster: Poster, figures: Figures) -> Dispatcher:
+    attempts = Counter(
+        "pisync_webhook_attempts", "Attempts at webhooks by what they end in", ["outcome"], registry=figures.registry
+    )
+    return Dispatcher(
+        db,
+        poster.post,
+        wall_ms,
+        timeout_s=settings.webhook_timeout_s,
+        drain_s=settings.drain_s,
+        count=lambda outcome: attempts.labels(outcome).inc(),
+    )
 
 
 def thresholds(settings: Settings) -> Thresholds:

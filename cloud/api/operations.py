@@ -13,6 +13,7 @@ from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
 from cloud.api.subscriptions import SubscriptionsIn, SubscriptionsOut
+from cloud.api.webhook_operations import WEBHOOKS
 from cloud.rules import intake, tus
 from pisyncd.core import envelope, recordwire, session, track, wire
 
@@ -532,4 +533,15 @@ FEED = (
     ),
 )
 
-OPERATIONS: tuple[Operation, ...] = (*SYNC, *DEVICES, *TELEMETRY, *SESSIONS, *FILES, *EXPORTS, *FEED, *SERVICE, *AUDIT)
+OPERATIONS: tuple[Operation, ...] = (
+    *SYNC,
+    *DEVICES,
+    *TELEMETRY,
+    *SESSIONS,
+    *FILES,
+    *EXPORTS,
+    *FEED,
+    *SERVICE,
+    *AUDIT,
+    *WEBHOOKS,
+)

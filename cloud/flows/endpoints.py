@@ -77,6 +77,22 @@ async def find(tx: Tx, endpoint_id: str) -> Endpoint:
     return as_endpoint(row)
 
 
+async def page(tx: Tx, *, limit: int, offset: int) -> tuple[list[Endpoint], int]:
+    """Endpoints, newest first, and how many there are."""
+    rows = await tx.all("webhook_endpoints", row_limit=limit, row_offset=offset)
+    return [as_endpoint(row) for row in rows], await tx.value("webhook_endpoints_count")
+
+
+async def log(
+    tx: Tx, endpoint_id: str, *, state: str | None, kind: str | None, before_id: int, limit: int, offset: int
+) -> tuple[list[Row], int]:
+    """Up to limit + 1 deliveries, newest first, and how many there are. Raises Refusal 404."""
+    await find(tx, endpoint_id)
+    only = {"endpoint_id": endpoint_id, "state": state, "type": kind}
+    rows = await tx.all("webhook_delivery_page", **only, before_id=before_id, row_limit=limit + 1, row_offset=offset)
+    return rows, await tx.value("webhook_delivery_count", **only)
+
+
 async def check_target(url: str, where: Where) -> None:
     """Raises Refusal 422 for what webhooks may not go to, as far as it can be told now."""
     judged = targets.judge(url, where.allow)

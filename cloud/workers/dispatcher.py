@@ -90,6 +90,7 @@ class Dispatcher:
         timeout_s: float = 10.0,
         drain_s: float = 30.0,
         chance: Callable[[], float] = random.random,
+        count: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         self._db = db
         self._post = post
@@ -99,6 +100,7 @@ class Dispatcher:
         self._lease_ms = 2 * self._timeout_ms + 3000
         self._drain_s = drain_s
         self._chance = chance
+        self._count = count
         self._claiming = asyncio.Lock()
         self._more = asyncio.Event()
         self._lanes: set[asyncio.Task[None]] = set()
@@ -112,7 +114,6 @@ class Dispatcher:
         self._quiet_until: dict[str, float] = {}
         self._stopping = False
         self._last_reclaim_s = float("-inf")
-        self.outcomes: Counter[str] = Counter()
 
     def wake(self) -> None:
         """Something new may be due; without it, it is seen within POLL_S."""
@@ -255,7 +256,7 @@ class Dispatcher:
                 log.exception("delivery.not_written", results=len(ended))
                 return
         for each in ended:
-            self.outcomes["retry" if each.verdict.state == "pending" else each.verdict.state] += 1
+            self._count("retry" if each.verdict.state == "pending" else each.verdict.state)
         self._tell(ended, settled)
         for watch in self._watches:
             watch.tell(ended)
