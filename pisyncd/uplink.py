@@ -19,10 +19,10 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import msgspec
 
-from pisyncd import __version__, answers
+from pisyncd import __version__, answers, holding
 from pisyncd.answers import Answer, ChangesAnswer, ContentsAnswer, ProbeAnswer, Progress, StatusAnswer
 from pisyncd.core import encodings, recordwire, wire
-from pisyncd.core.errors import CloudBusy, LinkDown, Rejected, TooLarge, UploadGone, WaitCut
+from pisyncd.core.errors import CloudBusy, LinkDown, Rejected, UploadGone, WaitCut
 from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
 from pisyncd.runtime.activity import beat
@@ -32,15 +32,9 @@ Body = bytes | AsyncIterator[bytes] | None
 Seen = Callable[[Observation, str, str | None], None]
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
-#: A page of records takes several times as much memory once it is decoded.
-PAGE_BYTES_MAX = 4 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
 #: Below it the header of the encoding costs more than it saves.
 COMPRESS_BYTES_MIN = 512
-#: A request that was held for so long and then cut was cut for being quiet.
-HELD_MIN_S = 5.0
-READ_S_MAX = 300.0
-CUT_STATUSES = (408, 502, 503, 504)
 
 
 class Uplink:
@@ -229,7 +223,7 @@ class Uplink:
         """One request. Raises LinkDown without a proven answer, and what `answers.refusal` makes of a refusing one.
 
         `held_s`: the cloud may take so long before it begins to answer, and then as long as bytes come, at most
-        READ_S_MAX. What cuts such a wait on the way is WaitCut, and no sign of a bad link.
+        holding.READ_S_MAX. What cuts such a wait on the way is WaitCut, and no sign of a bad link.
         """
         challenge = challenge or secrets.token_urlsafe(12)
         url = where if where.startswith("http") else self._base + where
@@ -238,11 +232,11 @@ class Uplink:
         try:
             answer = await self._exchange(method, url, sent, body, stall_s or self._stall_s, held_s)
         except LinkDown as error:
-            if held_s and _was_cut(error, time.monotonic() - began_s):
+            if held_s and holding.was_cut(error, time.monotonic() - began_s):
                 raise WaitCut(error.detail) from error
             self._seen("no-answer", error.detail, None)
             raise
-        if held_s and answer.status in CUT_STATUSES and time.monotonic() - began_s >= HELD_MIN_S:
+        if held_s and holding.is_proxys_end(answer.status, time.monotonic() - began_s):
             raise WaitCut(f"a proxy on the way answered {answer.status}")
         self._judge(answer, challenge, url)
         if answer.status < 300:
@@ -257,9 +251,16 @@ class Uplink:
             async with asyncio.timeout(patience_s) as deadline, self._sending(body):
                 data = self._counted(body, deadline, stall_s) if body is not None else None
                 async with self._open().request(
-                    method, url, headers=_sized(headers, body), data=data, allow_redirects=False
+                    method,
+                    url,
+                    headers=_sized(headers, body),
+                    data=data,
+                    allow_redirects=False,
+                    middlewares=() if held_s is None else (holding.once,),
                 ) as response:
-                    body_read = await _read_whole(response, deadline, None if held_s is None else stall_s)
+                    body_read = await (
+                        _read_whole(response) if held_s is None else holding.read_page(response, deadline, stall_s)
+                    )
                     return Answer(status=response.status, headers=response.headers, body=body_read)
         except TimeoutError as error:
             raise LinkDown(f"no answer within {patience_s:.0f} s", code="link-stalled") from error
@@ -311,17 +312,10 @@ class Uplink:
         )
 
 
-async def _read_whole(response: aiohttp.ClientResponse, deadline: asyncio.Timeout, stall_s: float | None) -> bytes:
+async def _read_whole(response: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
-    loop = asyncio.get_running_loop()
-    latest = loop.time() + READ_S_MAX
     async for piece in response.content.iter_any():
-        if stall_s is not None:
-            # a page of records takes a while on a slow link, and each piece of it is progress
-            deadline.reschedule(min(loop.time() + stall_s, latest))
         content += piece
-        if stall_s is not None and len(content) > PAGE_BYTES_MAX:
-            raise TooLarge("the page of records is too large", code="answer-too-large")
         if len(content) > ANSWER_BYTES_MAX:
             raise LinkDown("the answer has no end", code="answer-too-large")
     return bytes(content)
@@ -338,8 +332,3 @@ async def _pieces(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _sized(headers: dict[str, str], body: Body) -> dict[str, str]:
     return {**headers, "Content-Length": str(len(body))} if isinstance(body, bytes) else headers
-
-
-def _was_cut(error: LinkDown, after_s: float) -> bool:
-    """Whether a connection that was open ended while the cloud held the request."""
-    return after_s >= HELD_MIN_S and not isinstance(error.__cause__, aiohttp.ClientConnectorError | TimeoutError)

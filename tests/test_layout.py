@@ -29,6 +29,7 @@ LAYERS = {
     "pisyncd.tcp": 2,
     "pisyncd.uplink": 2,
     "pisyncd.answers": 2,
+    "pisyncd.holding": 2,
     "pisyncd.meters": 2,
     "pisyncd.client": 2,
     "pisyncd.activities": 3,

@@ -20,9 +20,10 @@ from pisyncd.core.errors import (
     TransientError,
     WaitCut,
 )
+from pisyncd.holding import READ_S_MAX
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Stop, Wake
-from pisyncd.uplink import READ_S_MAX, Uplink
+from pisyncd.uplink import Uplink
 
 log = structlog.get_logger()
 
@@ -141,7 +142,7 @@ class Receiver:
             await self._fetch(decision.wait_s, trial=trial)
         except PiSyncError as error:
             if isinstance(error, TooLarge) and self._past.limit > pull.PAGE_MIN:
-                self._past = pull.broke(self._past, now_ms)
+                self._past = pull.too_large(self._past)
                 return 0.0
             self._answer("offline" if isinstance(error, LinkDown) else error.code)
             if not isinstance(error, TransientError):

@@ -109,7 +109,12 @@ def cut(past: Past, now_ms: int, took_s: float) -> Past:
 
 def broke(past: Past, now_ms: int) -> Past:
     """After an answer that did not come, or not whole: the next page is smaller."""
-    return replace(past, not_before_ms=now_ms + int(SPACING_S * 1000), limit=max(PAGE_MIN, past.limit // 2))
+    return replace(too_large(past), not_before_ms=now_ms + int(SPACING_S * 1000))
+
+
+def too_large(past: Past) -> Past:
+    """After a page of too many bytes: half as many records at once."""
+    return replace(past, limit=max(PAGE_MIN, past.limit // 2))
 
 
 def refused(past: Past, now_ms: int, chance: float, retry_after_s: float | None = None) -> Past:
