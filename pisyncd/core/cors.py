@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pisyncd.core.session import USER_HEADER
 
-METHODS = "GET, POST, OPTIONS"
-HEADERS = f"Authorization, Content-Type, Content-Encoding, Prefer, {USER_HEADER}"
+METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+HEADERS = f"Authorization, Content-Type, Content-Encoding, If-Match, Prefer, {USER_HEADER}"
 MAX_AGE_S = 7200
 
 
@@ -17,7 +17,7 @@ def allowing(origin: str | None, origins: frozenset[str]) -> dict[str, str]:
             "Access-Control-Allow-Origin": origin,
             # No cookie is looked at, but navigator.sendBeacon sends nothing where this is missing.
             "Access-Control-Allow-Credentials": "true",
-            "Access-Control-Expose-Headers": "Retry-After, Preference-Applied",
+            "Access-Control-Expose-Headers": "Retry-After, Preference-Applied, ETag",
         }
     return headers
 

@@ -32,6 +32,7 @@ def status(answer: Json, width: int) -> list[str]:
     lines += _cycles(answer["cycles"][:3], width)
     lines += [line for root in answer["roots"] for line in _root(root, width)]
     lines += _intake(answer["intake"], width)
+    lines += _records(answer["records"], width)
     lines += _disk(answer["disk"], width)
     if answer["losses_total"]:
         count = answer["losses_total"]
@@ -255,6 +256,16 @@ def _intake(intake: Json, width: int) -> list[str]:
     if spool["refused"]:
         parts.append(f"{spool['refused']} lines refused, see {plain(spool['path'])}/rejected")
     return labelled("Learning", ", ".join(parts), width)
+
+
+def _records(records: Json, width: int) -> list[str]:
+    if not records["count"] and not records["waiting"] and records["pulled_at"] is None:
+        return []
+    text = f"{records['count']}, {records['waiting']} waiting"
+    if records["open_conflicts"]:
+        text += f", {records['open_conflicts']} to be decided in the cloud"
+    text += f", fetched {records['pulled_at']}" if records["pulled_at"] else ", never fetched"
+    return labelled("Records", text, width)
 
 
 def _disk(disk: Json, width: int) -> list[str]:

@@ -24,6 +24,7 @@ from pisyncd.gateway.views import (
     Moving,
     QueuePage,
     QueueTotals,
+    RecordsView,
     Status,
     Versions,
 )
@@ -78,6 +79,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
         losses=[rows.loss_of(row) for row in await outbox.ledger.newest(STATUS_LOSSES)],
         roots=roots,
         intake=learning,
+        records=await records(outbox),
         disk=room,
         stuck=stuck,
         config_fault=device.config_fault,
@@ -92,6 +94,17 @@ async def intake(device: Device, outbox: Outbox) -> IntakeView:
         shedding=outbox.intake.shedding,
         sessions_active=await outbox.sessions.count_active(),
         spool=device.spool(),
+    )
+
+
+async def records(outbox: Outbox) -> RecordsView:
+    """The copy of records."""
+    counts, pulled = await outbox.records.counts(), await outbox.records.pulled_wall_ms()
+    return RecordsView(
+        count=counts.records,
+        waiting=counts.waiting,
+        open_conflicts=counts.open,
+        pulled_at=None if pulled is None else wire.rfc3339(pulled),
     )
 
 

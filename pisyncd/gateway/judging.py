@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from pisyncd.core import envelope, problems, track, wire
+from pisyncd.core import envelope, problems, recordwire, track, wire
 from pisyncd.core.envelope import Rejection
 from pisyncd.core.problems import Refusal
 from pisyncd.outbox import arrivals
@@ -16,7 +16,7 @@ from pisyncd.outbox.intake import Piece
 
 ITEM_BYTES_MAX = 64 * 1024
 #: What an application may send; the other types are the device's own.
-ITEM_TYPES = ("event", "progress", "assessment", "profile", "enrollment")
+ITEM_TYPES = ("event", "progress", "assessment", "profile", "enrollment", "record")
 
 Token = Annotated[str, Meta(pattern=r"^[!-~]{1,128}$(?!\n)")]
 
@@ -78,7 +78,14 @@ def item(raw: bytes, fallback_id: str, user_id: str | None) -> Judged:
         if asked.itemType == "event"
         else _other(asked, text, fallback_id, user_id or "")
     )
-    return Judged(item_id=asked.id or (fallback_id if isinstance(found, Rejection) else ""), found=found)
+    return Judged(item_id=asked.id or _shown_id(found, fallback_id), found=found)
+
+
+def _shown_id(found: Piece | Rejection, fallback_id: str) -> str:
+    """What an item is called that has no id: a record by its own, an event by that which it was given."""
+    if isinstance(found, arrivals.OfRecord):
+        return found.plain.id
+    return fallback_id if isinstance(found, Rejection) else ""
 
 
 def _event(asked: ItemIn, fallback_id: str, user_id: str | None) -> Piece | Rejection:
@@ -99,13 +106,28 @@ def _other(asked: ItemIn, text: str, fallback_id: str, user_id: str) -> Piece | 
         return Rejection(code="item-too-large", detail=f"at most {ITEM_BYTES_MAX} bytes")
     try:
         own_id, own_user = track.decode_other(asked.itemType, data)
+        whole = msgspec.json.decode(data, type=dict[str, Any])
+        if user_id and not own_user:
+            # The header ends here; whose it is has to travel with it.
+            whole["userId"] = user_id
+            text = msgspec.json.encode(whole).decode()
+        plain = _plain(asked.itemType, whole)
     except Refusal as refusal:
         code = refusal.code if refusal.code == "personal-data" else "item-invalid"
         return Rejection(code=code, detail=refusal.detail)
-    if user_id and not own_user:
-        # The header ends here; whose it is has to travel with it.
-        text = msgspec.json.encode({**msgspec.json.decode(data), "userId": user_id}).decode()
+    if plain is not None:
+        return arrivals.of_record(asked.id or fallback_id, plain, own_user or user_id)
     return arrivals.other(asked.itemType, asked.id or own_id or fallback_id, text, own_user or user_id)
+
+
+def _plain(item_type: str, data: dict[str, Any]) -> recordwire.Plain | None:
+    """The write of a record that an item is; None: it names no record and is passed on. Raises Refusal 422."""
+    if isinstance(data.get("state"), dict):
+        raise problems.invalid("/itemData/state", "state", "how a record stands is told by devices; send its fields")
+    plain = recordwire.plain(item_type, data)
+    if plain is None and item_type == recordwire.ITEM_TYPE:
+        raise problems.invalid("/itemData", "record", "an item `record` names its recordType and recordId")
+    return plain
 
 
 def _name(raw: bytes) -> str:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from pisyncd.core import envelope, problems, session, track, wire
 from pisyncd.core.envelope import EventsAnswer, Reason, Rejection
 from pisyncd.core.problems import Refusal
-from pisyncd.gateway import judging
+from pisyncd.gateway import framing, judging
 from pisyncd.gateway.bodies import Bodies
 from pisyncd.gateway.boundary import answer
 from pisyncd.gateway.judging import Judged
@@ -70,7 +70,7 @@ class Learning:
         data = track.Tracked(
             eventId=arrival.event_id, serverTimestamp=wire.rfc3339(outcome.wall_ms), batchId=arrival.batch_id
         )
-        return answer(TrackAnswer(success=True, data=data))
+        return framing.beside(self._now(), TrackAnswer(success=True, data=data))
 
     async def events(self, request: web.Request) -> web.Response:
         """200 with how many events were taken; the others are counted, with at most 5 reasons.
@@ -102,20 +102,19 @@ class Learning:
         async with self._bodies.of(request) as body:
             asked = judging.batch(body)
             judged = [
-                judging.item(bytes(raw), f"{asked.batchId}.{index}", user_id)
-                for index, raw in enumerate(asked.items)
+                judging.item(bytes(raw), f"{asked.batchId}.{index}", user_id) for index, raw in enumerate(asked.items)
             ]
             pieces = [each.found for each in judged if not isinstance(each.found, Rejection)]
             outcomes = await self._outbox.intake.take(pieces) if pieces else []
         brief = "return=minimal" in request.headers.get("Prefer", "").replace(" ", "").lower()
-        at = wire.rfc3339(self._outbox.db.clock.wall_ms())
-        data = _outcome(judged, outcomes, at, brief=brief)
+        now = self._now()
+        data = _outcome(judged, outcomes, wire.rfc3339(now), brief=brief)
         headers = {"Preference-Applied": "return=minimal"} if brief else {}
-        return answer(wire.BatchAnswer(success=True, data=data), headers=headers)
+        return framing.beside(now, wire.BatchAnswer(success=True, data=data), headers=headers)
 
     async def status(self, request: web.Request) -> web.Response:
         """200 with how the messages of this device fare."""
-        return answer(await sync_status(self._device, self._outbox))
+        return framing.beside(self._now(), await sync_status(self._device, self._outbox))
 
     async def client(self, request: web.Request) -> web.StreamResponse:
         """The browser's client; 304 for who has it."""
@@ -124,6 +123,9 @@ class Learning:
         if tag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
             return web.Response(status=304, headers=headers)
         return web.Response(body=code, content_type="text/javascript", charset="utf-8", headers=headers)
+
+    def _now(self) -> int:
+        return self._outbox.db.clock.wall_ms()
 
 
 @cache

@@ -1,5 +1,5 @@
 """Where the gateway answers: a socket of mode 0660 and group pisync, never in another instance's way and gone after the
-stop; and, when asked for, a port on the loopback interface for learning events.
+stop; and, when asked for, a port on the loopback interface for learning events and records.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pisyncd.gateway.browsers import Browsers
 from pisyncd.gateway.handlers import Gateway
 from pisyncd.gateway.learning import Learning
 from pisyncd.gateway.ports import Device
+from pisyncd.gateway.records import RecordRoutes
 from pisyncd.gateway.sessions import LearnerSessions
 from pisyncd.gateway.tokens import Tokens
 from pisyncd.outbox import Outbox
@@ -54,7 +55,11 @@ async def serving(device: Device, outbox: Outbox) -> AsyncIterator[Path | None]:
     Raises AlreadyRunning when another instance answers there.
     """
     bodies = Bodies()
-    learning = [*Learning(device, outbox, bodies).routes(), *LearnerSessions(outbox, bodies).routes()]
+    learning = [
+        *Learning(device, outbox, bodies).routes(),
+        *LearnerSessions(outbox, bodies).routes(),
+        *RecordRoutes(device, outbox, bodies).routes(),
+    ]
     async with contextlib.AsyncExitStack() as stack:
         path = await _open_socket(stack, device, [*Gateway(device, outbox).routes(), *learning])
         if device.config.intake.port:

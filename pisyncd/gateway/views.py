@@ -126,6 +126,15 @@ class IntakeView(Struct, frozen=True, kw_only=True):
     spool: SpoolView
 
 
+class RecordsView(Struct, frozen=True, kw_only=True):
+    """Records kept here, how many wait for the cloud, for a person's decision; when changes were fetched last."""
+
+    count: int
+    waiting: int
+    open_conflicts: int
+    pulled_at: str | None
+
+
 class Versions(Struct, frozen=True, kw_only=True):
     """What runs here."""
 
@@ -156,6 +165,7 @@ class Status(Struct, frozen=True, kw_only=True):
     losses: list[LossView]
     roots: list[RootView]
     intake: IntakeView
+    records: RecordsView
     disk: DiskView
     stuck: list[str]
     config_fault: str

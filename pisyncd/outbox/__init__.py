@@ -94,7 +94,7 @@ async def _compose(db: Database, board: Board) -> Outbox:
     ledger = Ledger(db, messages)
     records = Records(db, messages, instance)
     await records.open()
-    intake = Intake(db, messages)
+    intake = Intake(db, messages, records)
     return Outbox(
         db=db,
         files=Files(db, messages, ledger),

@@ -8,13 +8,16 @@ from typing import Any
 
 import msgspec
 
-from pisyncd.core import envelope, track
+from pisyncd.core import envelope, record, track
 from pisyncd.core.envelope import Envelope, Rejection, Source
 from pisyncd.core.problems import Refusal
+from pisyncd.core.recordwire import Plain
 from pisyncd.core.track import Event
 
 #: The priority of progress, assessments and the like.
 ITEM_PRIORITY = 7
+#: That of those which are records; none of them is ever shed.
+RECORD_PRIORITY = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +57,21 @@ class OfSession:
     def belonging_to(self, user_id: str) -> Envelope | Rejection:
         """The event with its user; its id and digest are made of the user, too."""
         return envelope.judge(self.raw, source=self.source, user_id=user_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OfRecord:
+    """Plain data that names a record: a write of it. `key` and `digest` as of an Arrival."""
+
+    event_id: str
+    key: bytes
+    digest: bytes
+    plain: Plain
+
+    @property
+    def priority(self) -> int:
+        """1-10."""
+        return RECORD_PRIORITY
 
 
 def judge_event(raw: bytes, source: Source | None, user_id: str | None) -> OfSession | Rejection:
@@ -113,6 +131,12 @@ def other(item_type: str, item_id: str, data: str, user_id: str) -> Arrival:
         body=data,
         priority=ITEM_PRIORITY,
     )
+
+
+def of_record(item_id: str, plain: Plain, user_id: str) -> OfRecord:
+    """A write of a record; `user_id` '' when it is of nobody."""
+    content = (plain.type, plain.id, record.canonical(plain.fields), plain.deleted)
+    return OfRecord(event_id=item_id, key=_digest("item", user_id, item_id), digest=_digest(*content), plain=plain)
 
 
 def _json(body: dict[str, Any]) -> str:

@@ -10,11 +10,13 @@ from typing import Any
 
 from pisyncd.core import envelope
 from pisyncd.core.envelope import Rejection
+from pisyncd.core.problems import Refusal
 from pisyncd.core.wire import ItemStatus
 from pisyncd.outbox import arrivals
-from pisyncd.outbox.arrivals import Arrival, OfSession
+from pisyncd.outbox.arrivals import Arrival, OfRecord, OfSession
 from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.messages import Messages
+from pisyncd.outbox.records import Delete, Patch, Records
 from pisyncd.runtime.clock import Stamp
 
 _sql = queries("learning", in_thread=True)
@@ -23,7 +25,7 @@ KEEP_TAKEN = 100_000
 DISK_FLOOR = "disk-floor"
 QUEUE_FULL = "queue-full"
 
-Piece = Arrival | OfSession
+Piece = Arrival | OfSession | OfRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +42,10 @@ class Outcome:
 class Intake:
     """`has_room` says whether the disk is above its floor, `arrived` is called when there is something new to send."""
 
-    def __init__(self, db: Database, messages: Messages) -> None:
+    def __init__(self, db: Database, messages: Messages, records: Records) -> None:
         self._db = db
         self._messages = messages
+        self._records = records
         self.has_room: Callable[[], bool] = lambda: True
         self.arrived: Callable[[], None] = lambda: None
         self.shed: Callable[[], None] = lambda: None
@@ -93,7 +96,10 @@ class Intake:
         if before is None:
             if full and found.priority <= envelope.SHEDDABLE_MAX:
                 return _refused(found, "shed", f"there is no room for more than answers ({full})", stamp)
-            before = self._add(db, found, stamp)
+            try:
+                before = self._add(db, found, stamp)
+            except Refusal as refusal:
+                return _refused(found, refusal.code, refusal.detail, stamp)
             if before is None:
                 return Outcome(event_id=found.event_id, status="synced", wall_ms=stamp.wall_ms)
         digest, wall_ms = before
@@ -104,8 +110,24 @@ class Intake:
             event_id=found.event_id, status="conflict", code="id-conflict", detail=detail, wall_ms=stamp.wall_ms
         )
 
-    def _add(self, db: sqlite3.Connection, found: Arrival, stamp: Stamp) -> tuple[bytes, int] | None:
-        """None, or what shows that it waits already: known ids are kept for a time, or were lost with an outbox."""
+    def _add(self, db: sqlite3.Connection, found: Arrival | OfRecord, stamp: Stamp) -> tuple[bytes, int] | None:
+        """None, or what shows that it waits already: known ids are kept for a time, or were lost with an outbox.
+
+        Raises Refusal for a record that cannot be written so.
+        """
+        if isinstance(found, OfRecord):
+            self._write(db, found)
+        elif (before := self._send(db, found, stamp)) is not None:
+            return before
+        _sql.add_taken(db, key=found.key, digest=found.digest, wall_ms=stamp.wall_ms)
+        return None
+
+    def _write(self, db: sqlite3.Connection, found: OfRecord) -> None:
+        plain = found.plain
+        edit = Delete() if plain.deleted else Patch(plain.fields, create=True)
+        self._records.write_in(db, plain.type, plain.id, edit, message_id=found.event_id)
+
+    def _send(self, db: sqlite3.Connection, found: Arrival, stamp: Stamp) -> tuple[bytes, int] | None:
         for message_id in (found.message_id, _other_id(found)):
             there = self._messages.waiting(db, message_id)
             if there is None:
@@ -116,7 +138,6 @@ class Intake:
                 return found.digest, there.wall_ms
         else:
             return b"", stamp.wall_ms
-        _sql.add_taken(db, key=found.key, digest=found.digest, wall_ms=stamp.wall_ms)
         return None
 
     async def trim(self) -> None:

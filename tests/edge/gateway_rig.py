@@ -34,6 +34,7 @@ class Memory:
         self.spool_view = SpoolView(path=str(config.intake_dir))
         self.is_paused = False
         self.asked: list[str] = []
+        self.not_synced = ""
         self._outbox = outbox
 
     def link(self) -> LinkView:
@@ -68,6 +69,10 @@ class Memory:
 
     def sync(self) -> None:
         self.asked.append("sync")
+
+    async def sync_record(self, record_type: str, record_id: str) -> str:
+        self.asked.append(f"{record_type}/{record_id}")
+        return self.not_synced
 
     def probe(self) -> None:
         self.asked.append("probe")
