@@ -31,7 +31,7 @@ class WebhookIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     url: Url
     description: Description = ""
-    event_types: Filters = ["*"]
+    event_types: Filters = msgspec.field(default_factory=lambda: ["*"])
 
 
 class WebhookChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
