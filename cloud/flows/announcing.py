@@ -28,6 +28,11 @@ class Happening:
     user_id: str = ""
 
 
+def of_device(kind: str, device_id: str, **data: Any) -> Happening:
+    """'device.enrolled' and its like; `data` beside the device's id."""
+    return Happening(type=kind, resource_type="device", resource_id=device_id, data={"deviceId": device_id, **data})
+
+
 class _Body(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     type: str

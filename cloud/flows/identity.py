@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from cloud.flows import audit
+from cloud.flows import announcing, audit
 from cloud.rules import access
 from cloud.rules.access import Principal, Role
 from cloud.store.db import Database, DuplicateRow, Tx
@@ -186,6 +186,8 @@ async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audi
                 before=before,
                 after=_device(device_id, revoked=False),
             )
+            told = announcing.of_device("device.enrolled", device_id, again=row is not None)
+            await announcing.announce(tx, [told], now_ms)
             return await _new_token(tx, dk, now_ms)
     except DuplicateRow:
         raise taken from None
@@ -210,6 +212,7 @@ async def revoke(db: Database, device_id: str, now_ms: int, *, actor: str = audi
         await tx.run("mark_device_state", dk=dk, shut_out=1)
         before, after = _device(device_id, revoked=False), _device(device_id, revoked=True)
         await _tell(tx, now_ms, actor, audit.DEVICE_REVOKED, device_id, before=before, after=after)
+        await announcing.announce(tx, [announcing.of_device("device.revoked", device_id)], now_ms)
         await tx.run("identity_changed")
 
 

@@ -14,9 +14,9 @@ from typing import ParamSpec, TypeVar
 
 import structlog
 
-from cloud.flows import receive, unpack
+from cloud.flows import announcing, receive, unpack
 from cloud.rules import bundle
-from cloud.store import files, uploads
+from cloud.store import files, uploads, webhooks
 from cloud.store.blobs import BlobStore, StorageFull
 from cloud.store.db import Database, Tx
 from cloud.store.uploads import Outcome, UploadRow
@@ -27,6 +27,9 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 HEAVY_AT_ONCE = 2
+COMPLETED = "upload.completed"
+#: Files of a bundle that its webhook names.
+NAMED_MAX = 50
 
 
 async def to_the_end(work: Awaitable[T], stop: Callable[[], None] = lambda: None) -> T:
@@ -159,6 +162,8 @@ class Publisher:
         await files.add_contents(tx, upload.dk, contents, now)
         await files.publish(tx, upload.dk, upload.id, deliveries, now)
         await uploads.finish(tx, upload.id, outcome, now_ms=now, expires_at_ms=now + self._keep_ms)
+        if outcome.state != "refused" and await announcing.wanted(tx, COMPLETED):
+            await announcing.announce(tx, [await _happening(tx, upload, outcome, deliveries)], now)
 
     async def _refuse(self, upload: UploadRow, code: str, *, new: bool) -> Outcome:
         outcome = Outcome(state="refused", error_code=code)
@@ -245,4 +250,28 @@ def judge(unpacked: unpack.Unpacked, lengths: dict[str, int]) -> tuple[Outcome, 
 def _delivery(upload: UploadRow, sha256: str) -> files.Delivery:
     return files.Delivery(
         path=upload.path, sha256=sha256, length_bytes=upload.length_bytes or 0, mtime_ms=upload.mtime_ms
+    )
+
+
+async def _happening(
+    tx: Tx, upload: UploadRow, outcome: Outcome, deliveries: list[files.Delivery]
+) -> announcing.Happening:
+    names = await webhooks.device_names(tx, [upload.dk])
+    return announcing.Happening(
+        type=COMPLETED,
+        resource_type="upload",
+        resource_id=upload.id,
+        data={
+            "deviceId": names.get(upload.dk, ""),
+            "kind": upload.kind,
+            "state": outcome.state,
+            "bytes": upload.length_bytes,
+            "published": outcome.published,
+            "reused": outcome.reused,
+            "refused": len(outcome.refusals),
+            "files": [
+                {"path": wire.display_path(each.path), "sha256": each.sha256, "bytes": each.length_bytes}
+                for each in deliveries[:NAMED_MAX]
+            ],
+        },
     )
