@@ -10,6 +10,8 @@ from typing import Any
 import msgspec
 
 from cloud.rules import delivery
+from cloud.rules.admit import Alert
+from cloud.store import webhooks
 from cloud.store.db import Tx
 from pisyncd.core import wire
 
@@ -98,6 +100,23 @@ async def announce(tx: Tx, happenings: Sequence[Happening], now_ms: int) -> int:
     ]
     await tx.bulk("webhook_add_deliveries", rows)
     return len(rows)
+
+
+async def announce_alerts(tx: Tx, alerts: Sequence[Alert], now_ms: int) -> int:
+    """Devices that fail again and again, and those that do no more."""
+    if not alerts:
+        return 0
+    names = await webhooks.device_names(tx, [alert.dk for alert in alerts])
+    happenings = [
+        of_device(
+            "device.failing" if alert.verb == "open" else "device.recovered",
+            names.get(alert.dk, ""),
+            consecutiveFailures=alert.consecutive_failures,
+            errorCode=alert.error_code,
+        )
+        for alert in alerts
+    ]
+    return await announce(tx, happenings, now_ms)
 
 
 async def add_events(tx: Tx, events: Sequence[Prepared], now_ms: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud.flows import dating, reconcile
+from cloud.flows import announcing, dating, reconcile
 from cloud.flows.figures import Figures
 from cloud.rules import admit, rows, times
 from cloud.rules.admit import Outcome, Unit
@@ -182,6 +182,7 @@ class Ingest:
             known.sessions = await reconcile.sessions_of(tx, learning.sessions_in(units))
             outcomes, changes = admit.group(units, known, now_ms=now_ms, notify_after=self._notify_after)
             await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
+            await announcing.announce_alerts(tx, changes.alerts, now_ms)
             await learning.write(tx, changes)
             await dating.date(tx, units, now_ms)
             await _reconcile(tx, changes.session_changes, now_ms)
