@@ -72,21 +72,13 @@ async def test_a_conflict_is_told_in_a_sentence_and_an_open_one_needs_a_person(r
 
 async def test_sync_of_one_record_waits_and_says_why_not(rig: Rig) -> None:
     await rig.outbox.records.write("profile", "u1", Put({"language": "de"}))
-    asked: list[tuple[str, str]] = []
-    reason = ""
-
-    async def sync_record(record_type: str, record_id: str) -> str:
-        asked.append((record_type, record_id))
-        return reason
-
-    rig.memory.sync_record = sync_record  # type: ignore[method-assign,attr-defined,unused-ignore]
     done = await ctl(rig, "sync", "profile", "u1")
-    assert (done.code, asked) == (75, [("profile", "u1")]) and "language" in done.out
-    reason = "offline"
+    assert (done.code, rig.memory.asked) == (75, ["profile/u1"]) and "language" in done.out
+    rig.memory.not_synced = "offline"
     away = await ctl(rig, "sync", "profile", "u1", "--json")
     assert away.code == 75 and away.json["code"] == "offline" and away.json["hint"]
     assert (await ctl(rig, "sync", "profile")).code == 2
-    assert (await ctl(rig, "sync")).code == 0 and rig.memory.asked == ["sync"]
+    assert (await ctl(rig, "sync")).code == 0 and rig.memory.asked[-1] == "sync"
 
 
 async def test_what_is_not_there_is_1_and_strange_fields_cannot_move_the_cursor(rig: Rig) -> None:
