@@ -57,7 +57,8 @@ class Sender:
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
-        self.delivered: Callable[[], None] = lambda: None
+        #: A delivery has ended, well or not.
+        self.ended: Callable[[], None] = lambda: None
         self.met: Callable[[], None] = lambda: None
         way.listen(self.wake)
 
@@ -78,6 +79,7 @@ class Sender:
             return min(60.0, 2.0 ** min(self._misses, 6))
         finally:
             self._way.settle(self.name)
+            self.ended()
 
     async def _deliver(self) -> float:
         items = await self._outbox.messages.batch(self._items)
@@ -88,7 +90,7 @@ class Sender:
         if wait_s > 0:
             return wait_s
         size = Size(items=self._items, bytes_max=self._bytes_max if self._single else SHARED_BYTES_MAX)
-        drain = Drain(self._outbox, self._post, size, self._pace, self.delivered)
+        drain = Drain(self._outbox, self._post, size, self._pace, self.ended)
         await drain.run(items, lambda: self._single or self.stopping() or drain.next not in (NO_PACE, self._obeyed))
         if drain.lost:
             log.warning("messages.refused", count=drain.lost)

@@ -23,7 +23,7 @@ class SyncNow:
         self._receiver = receiver
         self._stop = stop
         self._bell = Bell()
-        sender.delivered = self._bell.set
+        sender.ended = self._bell.set
         way.listen(self._bell)
         stop.rouses(self._bell)
 

@@ -26,7 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RecordCloud:
-    """`asked` are the queries of GET /api/changes, `batches` what came by POST; `odd` answers the next GETs instead."""
+    """`asked` are the queries of GET /api/changes, `batches` what came by POST; `odd` answers the next GETs instead,
+    `instead` all POSTs."""
 
     def __init__(self) -> None:
         self.states: dict[tuple[str, str], State] = {}
@@ -37,6 +38,7 @@ class RecordCloud:
         self.batches: list[wire.Batch] = []
         self.marks: dict[str, int] = {}
         self.odd: list[Handler] = []
+        self.instead: Callable[[wire.Batch, web.Request], Awaitable[web.Response]] | None = None
         self.holds = self.takes = True
         self.moved, self.held = Bell(), Bell()
         self.held_now = 0
@@ -105,6 +107,8 @@ class RecordCloud:
     async def batch(self, request: web.Request) -> web.Response:
         batch = msgspec.json.decode(await request.read(), type=wire.Batch)
         self.batches.append(batch)
+        if self.instead is not None:
+            return await self.instead(batch, request)
         for item in batch.items if self.takes else ():
             self.marks[item.stream] = item.seq
             pushed = recordwire.decode_pushed(msgspec.json.encode(item.itemData))
