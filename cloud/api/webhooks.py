@@ -138,7 +138,8 @@ async def _actor(request: web.Request) -> Actor:
     return Actor(name=f"key:{principal.name}", now_ms=wall_ms())
 
 
-def _fields(endpoint: Endpoint) -> dict[str, Any]:
+def fields(endpoint: Endpoint) -> dict[str, Any]:
+    """An endpoint as it is shown."""
     at = answers.time_or_none
     rotating = len(endpoint.secrets(wall_ms())) > 1
     return {
@@ -164,7 +165,7 @@ async def get_webhooks(request: web.Request) -> web.Response:
         found, total = await endpoints.page(tx, limit=page.limit, offset=page.offset)
     return answers.ok(
         request,
-        [WebhookOut(**_fields(each)) for each in found],
+        [WebhookOut(**fields(each)) for each in found],
         pagination=answers.pagination(page.number, page.limit, total, None),
     )
 
@@ -182,7 +183,7 @@ async def post_webhook(request: web.Request) -> web.Response:
         description=wanted.description,
         event_types=wanted.event_types,
     )
-    return answers.ok(request, WebhookSecret(**_fields(made), secret=made.secret), status=201)
+    return answers.ok(request, WebhookSecret(**fields(made), secret=made.secret), status=201)
 
 
 async def get_webhook(request: web.Request) -> web.Response:
@@ -190,7 +191,7 @@ async def get_webhook(request: web.Request) -> web.Response:
     await access.require(request, role="admin")
     async with request.app[SERVICES].db.reading() as tx:
         found = await endpoints.find(tx, request.match_info["webhook_id"])
-    return answers.ok(request, WebhookOut(**_fields(found)))
+    return answers.ok(request, WebhookOut(**fields(found)))
 
 
 async def patch_webhook(request: web.Request) -> web.Response:
@@ -201,7 +202,7 @@ async def patch_webhook(request: web.Request) -> web.Response:
     wanted = Change(url=body.url, description=body.description, event_types=body.event_types, state=body.state)
     changed = await endpoints.change(services.db, services.poster, actor, request.match_info["webhook_id"], wanted)
     services.dispatcher.wake()
-    return answers.ok(request, WebhookOut(**_fields(changed)))
+    return answers.ok(request, WebhookOut(**fields(changed)))
 
 
 async def delete_webhook(request: web.Request) -> web.Response:
@@ -217,7 +218,7 @@ async def post_rotate(request: web.Request) -> web.Response:
     wanted = await _body(request, RotateIn)
     db = request.app[SERVICES].db
     made = await endpoints.rotate(db, actor, request.match_info["webhook_id"], wanted.keep_old_hours)
-    return answers.ok(request, WebhookSecret(**_fields(made), secret=made.secret))
+    return answers.ok(request, WebhookSecret(**fields(made), secret=made.secret))
 
 
 async def post_replay(request: web.Request) -> web.Response:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -327,7 +328,13 @@ async def _record(
         actor=actor.name,
         action=action,
         target=endpoint.id,
-        detail={"url": endpoint.url, "event_types": endpoint.event_types, "state": endpoint.state, **more},
+        # Of the address the host alone: many hold a secret in their path.
+        detail={
+            "host": urlsplit(endpoint.url).netloc,
+            "event_types": endpoint.event_types,
+            "state": endpoint.state,
+            **more,
+        },
         before_hash=_hash(before),
         after_hash=_hash(after),
     )

@@ -7,10 +7,11 @@ neither a name that changes nor a spelling that a resolver understands leads els
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,6 @@ from pisyncd import __version__
 ANSWER_BYTES_MAX = 1024
 #: The status decides; how the answer's body begins is only for the log.
 ANSWER_S = 1.0
-LOOKUPS_AT_ONCE = 32
 
 #: The addresses of a name. Raises OSError.
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
@@ -37,18 +37,20 @@ class TargetRefused(OSError):
 
 
 class Names:
-    """Looks names up, each in one thread at most: a name server that hangs for one holds up no other."""
+    """Looks names up, each in one thread at most: a name server that hangs for one holds up no other.
+
+    The threads are daemons, so that none of them holds up the end of the process either.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="webhook-names")
         self._under_way: dict[str, asyncio.Future[list[str]]] = {}
 
     async def __call__(self, host: str) -> list[str]:
         found = self._under_way.get(host)
         if found is None:
-            found = asyncio.get_running_loop().run_in_executor(self._pool, _addresses, host)
-            self._under_way[host] = found
+            found = self._under_way[host] = asyncio.get_running_loop().create_future()
             found.add_done_callback(partial(self._done, host))
+            threading.Thread(target=_look, args=(host, found), name="webhook-names", daemon=True).start()
         return await asyncio.shield(found)
 
     def _done(self, host: str, found: asyncio.Future[list[str]]) -> None:
@@ -56,9 +58,15 @@ class Names:
         if not found.cancelled():
             found.exception()
 
-    def close(self) -> None:
-        """Does not wait for what hangs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+
+def _look(host: str, found: asyncio.Future[list[str]]) -> None:
+    try:
+        tell = partial(found.set_result, _addresses(host))
+    except (OSError, UnicodeError) as error:
+        tell = partial(found.set_exception, OSError(str(error)) if isinstance(error, UnicodeError) else error)
+    # The loop may be closed by the time a name server answers.
+    with contextlib.suppress(RuntimeError):
+        found.get_loop().call_soon_threadsafe(tell)
 
 
 def _addresses(host: str) -> list[str]:
@@ -119,8 +127,7 @@ class Poster:
         self.timeout_s = timeout_s
         self.allow = allow
         self._now_ms = now_ms
-        self._names = Names()
-        self._lookup = lookup or self._names
+        self._lookup: Lookup = lookup or Names()
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
     async def addresses(self, host: str) -> Sequence[str]:
@@ -185,7 +192,6 @@ class Poster:
         """Ends all connections."""
         for session in self._sessions.values():
             await session.close()
-        self._names.close()
 
 
 async def _exchange(
