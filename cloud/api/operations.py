@@ -7,6 +7,7 @@ import msgspec
 from cloud.api import shapes
 from cloud.api.alerts import AlertsOut
 from cloud.api.audit import AuditOut
+from cloud.api.conflicts import STATES, ConflictDetail, ConflictOut, ResolveIn
 from cloud.api.exports import ExportsOut
 from cloud.api.files import FileOut
 from cloud.api.openapi import Operation, Param, Reply
@@ -533,6 +534,52 @@ FEED = (
     ),
 )
 
+_CONFLICT = Param(name="conflict_id", place="path", about="`conflictId` of a batch's item, or `id` of the list")
+
+CONFLICTS = (
+    Operation(
+        method="GET",
+        path="/api/conflicts",
+        name="getConflicts",
+        tag="records",
+        summary="What was decided between writes, newest first",
+        auth="V",
+        params=(
+            *_paging(50),
+            Param(name="state", schema={"enum": list(STATES)}),
+            Param(name="type", about="a record type"),
+            Param(name="record_id"),
+            _DEVICE_QUERY,
+        ),
+        replies=(Reply(about="a page", body=ConflictOut, frame="list"),),
+        refusals=(404, 422),
+    ),
+    Operation(
+        method="GET",
+        path="/api/conflicts/{conflict_id}",
+        name="getConflict",
+        tag="records",
+        summary="One decision, with its sides and how it ended",
+        auth="V",
+        params=(_CONFLICT,),
+        replies=(Reply(about="the conflict", body=ConflictDetail),),
+        refusals=(404,),
+    ),
+    Operation(
+        method="POST",
+        path="/api/conflicts/{conflict_id}/resolve",
+        name="postResolve",
+        tag="records",
+        summary="Pick a side, or give the fields",
+        about="It becomes an ordinary new version over all sides. 409 `conflict-resolved` when somebody was first.",
+        auth="O",
+        params=(_CONFLICT,),
+        body=ResolveIn,
+        replies=(Reply(about="the conflict as it ended", body=ConflictDetail),),
+        refusals=(400, 404, 408, 409, 413, 415, 422, 503),
+    ),
+)
+
 OPERATIONS: tuple[Operation, ...] = (
     *SYNC,
     *DEVICES,
@@ -541,6 +588,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *FILES,
     *EXPORTS,
     *FEED,
+    *CONFLICTS,
     *SERVICE,
     *AUDIT,
     *WEBHOOKS,
