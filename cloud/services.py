@@ -97,7 +97,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         figures = Figures(db.dialect)
         records = Records(db, wall_ms, record.BUILT_IN)
         await records.prepare()
-        ingest = Ingest(db, wall_ms, figures, notify_after=settings.failures_notify)
+        ingest = Ingest(db, wall_ms, figures, records, notify_after=settings.failures_notify)
         await stack.enter_async_context(ingest.running())
         sessions = Sessions(db, wall_ms, figures)
         clock = Janitor(wall_ms, interval_s=settings.session_expiry_s)

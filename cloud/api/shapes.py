@@ -88,12 +88,14 @@ class NotificationOut(msgspec.Struct, frozen=True, kw_only=True):
     last_error_code: str | None
 
 
-class ItemTrouble(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong with one item of a batch."""
+class ItemTrouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong with one item of a batch. With a `conflictId` it was taken; GET /api/conflicts/ID tells."""
 
     itemId: str
     code: str
     detail: str
+    conflictId: str | None = None
+    strategy: str | None = None
 
 
 class BatchLogOut(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,7 @@ async def post_batch(request: web.Request) -> web.Response:
         user_id=learner(request, principal) or "",
         batch_id=batch.batchId,
         sent_ms=None if batch.sentAt is None else problems.moment(batch.sentAt, "sentAt"),
+        rules=services.records.rules,
     )
     facts = [fact async for fact in _read(batch.items, sender)]
     clocks = Clocks(
@@ -131,7 +132,13 @@ def _outcome(taken: Taken, *, brief: bool) -> wire.BatchOutcome:
         conflicts=counts["conflict"],
         duplicates=counts["duplicate"],
         results=[
-            wire.ItemResult(itemId=outcome.item_id, status=outcome.status, timestamp=at, code=outcome.code)
+            wire.ItemResult(
+                itemId=outcome.item_id,
+                status=outcome.status,
+                timestamp=at,
+                code=outcome.code,
+                resolution=outcome.resolution,
+            )
             for outcome in taken.outcomes
             if not brief or outcome.status not in _SETTLED
         ],

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import structlog
 
-from cloud.flows import announcing, dating, reconcile
+from cloud.flows import announcing, dating, pushes, reconcile
 from cloud.flows.figures import Figures
+from cloud.flows.records import Records
 from cloud.rules import admit, rows, times
 from cloud.rules.admit import Outcome, Unit
 from cloud.rules.facts import MessageFact, SessionFact
@@ -54,8 +55,11 @@ class _Waiting:
 class Ingest:
     """The only writer of reports."""
 
-    def __init__(self, db: Database, now_ms: Callable[[], int], figures: Figures, *, notify_after: int) -> None:
+    def __init__(
+        self, db: Database, now_ms: Callable[[], int], figures: Figures, records: Records, *, notify_after: int
+    ) -> None:
         self._db = db
+        self._records = records
         self._now_ms = now_ms
         self._figures = figures
         self._notify_after = notify_after
@@ -163,9 +167,7 @@ class Ingest:
         return await self._transact(group)
 
     @staticmethod
-    def _batch_rows(
-        group: list[_Waiting], outcomes: list[list[Outcome]], now_ms: int
-    ) -> list[tuple[object, ...]]:
+    def _batch_rows(group: list[_Waiting], outcomes: list[list[Outcome]], now_ms: int) -> list[tuple[object, ...]]:
         now_s = time.monotonic()
         return [
             learning.batch_row(waiting.unit, results, now_ms, round((now_s - waiting.since_s) * 1000))
@@ -181,12 +183,15 @@ class Ingest:
             await learning.know(tx, units, known)
             known.sessions = await reconcile.sessions_of(tx, learning.sessions_in(units))
             outcomes, changes = admit.group(units, known, now_ms=now_ms, notify_after=self._notify_after)
+            await dating.date(tx, units, now_ms)
+            changed = await pushes.apply(tx, self._records.rules, units, outcomes, changes, now_ms)
             await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
             await announcing.announce_alerts(tx, changes.alerts, now_ms)
             await learning.write(tx, changes)
-            await dating.date(tx, units, now_ms)
             await _reconcile(tx, changes.session_changes, now_ms)
             await tx.bulk("log_batches", self._batch_rows(group, outcomes, now_ms))
+        if changed:
+            self._records.changed()
         return [
             Taken(outcomes=results, marks=_marks(unit, known), received_at_ms=now_ms)
             for unit, results in zip(units, outcomes, strict=True)

@@ -14,6 +14,7 @@ import msgspec
 
 from cloud.flows import announcing, audit
 from cloud.flows.announcing import Happening
+from cloud.rules import exporting
 from cloud.rules import records as rules
 from cloud.rules.records import Key, Scope
 from cloud.store import records as store
@@ -36,9 +37,20 @@ class Author:
     dk: int = 0
 
 
+def device_author(dk: int, device_id: str) -> Author:
+    """A device that speaks without versions: the cloud writes for it, in a writer of the device's own."""
+    return Author(f"device:{device_id}", rules.user_writer(f"device:{device_id}"), dk)
+
+
+def user_author(user_id: str) -> Author:
+    """A user, who stands everywhere by the SHA-256 of the id."""
+    actor = f"user:{exporting.user_hash(user_id)}"
+    return Author(actor, rules.user_writer(actor))
+
+
 @dataclass(kw_only=True, slots=True)
 class Entry:
-    """One record while it is changed. `gone`: the ids of decisions that the states before showed as well."""
+    """One record while it is changed. `news`: the decisions that have come up, and by whose report."""
 
     key: Key
     rule: TypeRule
@@ -105,10 +117,10 @@ class Recording:
 
     def entitled(self, entry: Entry, dk: int) -> bool:
         """Whether a device may change a record: it is new, the device wrote it, or subscribes to whom it concerns."""
-        if entry.kept is None:
+        if entry.kept is None and not entry.changed:
             return True
         mine = self._subscriptions[dk] | {("device", self._devices[dk])}
-        holding = {scope for scope, gone in entry.scopes.items() if not gone} | entry.added
+        holding = {scope for scope, gone in {**entry.scopes, **_moved(entry)}.items() if not gone}
         return not mine.isdisjoint(holding)
 
     def owner(self, writer: str) -> Writer | None:

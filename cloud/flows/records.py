@@ -6,12 +6,13 @@ What devices push goes through cloud.flows.pushes; both change records by cloud.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cloud.flows.recording import Author, Entry, Recording
 from cloud.rules import records as rules
+from cloud.rules.records import Key
 from cloud.store import records as store
 from cloud.store.db import Database, Tx
 from cloud.store.records import Kept, Writer
@@ -21,7 +22,6 @@ from pisyncd.core.merge import Pen, View
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY, State, TypeRule
 
-BRIEFS_MAX = 20
 CLOUD_NAME = "the cloud"
 
 
@@ -105,7 +105,13 @@ class Records:
         return found
 
     async def write(
-        self, author: Author, record_type: str, record_id: str, edit: Edit, *, if_match: str | None = None
+        self,
+        author: Author,
+        record_type: str,
+        record_id: str,
+        edit: Edit,
+        *,
+        if_match: str | Collection[str] | None = None,
     ) -> Written:
         """Durable when it returns. Raises Refusal 404, 410, 412, 413, 422, StorageBusy."""
         async with self._db.transaction() as tx:
@@ -123,9 +129,9 @@ class Records:
         edit: Edit,
         now_ms: int,
         *,
-        if_match: str | None = None,
+        if_match: str | Collection[str] | None = None,
     ) -> Written:
-        """As `write`, inside of a transaction. `if_match`: an etag, or '*' for any that is there.
+        """As `write`, inside of a transaction. `if_match`: an etag or several, '*' for any that is there.
 
         A device's author has to be entitled, else there is no such record for it.
         """
@@ -183,16 +189,17 @@ class Records:
         found = map(store.kept, rows)
         return [Found(kept=kept, view=merge.view(kept.state, rule)) for kept in found], int(total)
 
-    async def conflicts_of(self, record_type: str, record_id: str) -> Sequence[recordwire.ConflictBrief]:
-        """The newest decisions about a record that nobody has settled."""
+    async def conflicts_of(self, keys: Sequence[Key]) -> dict[Key, list[recordwire.ConflictBrief]]:
+        """The newest decisions about records that nobody has settled, newest first."""
+        found: dict[Key, list[recordwire.ConflictBrief]] = {}
         async with self._db.reading() as tx:
-            rows = await tx.all("conflicts_of_record", type=record_type, id=record_id, row_limit=BRIEFS_MAX)
-        return [
-            recordwire.ConflictBrief(
+            rows = await tx.lookup("standing_conflicts_of", list(keys))
+        for row in sorted(rows, key=lambda row: -int(row["ord"])):
+            brief = recordwire.ConflictBrief(
                 id=row["id"], field=row["field"], open=row["state"] == "open", explanation=row["explanation"]
             )
-            for row in rows
-        ]
+            found.setdefault((row["type"], row["record_id"]), []).append(brief)
+        return found
 
 
 def record_id_invalid() -> Refusal:
@@ -205,12 +212,14 @@ def record_id_invalid() -> Refusal:
     )
 
 
-def _check_present(entry: Entry, edit: Edit, if_match: str | None) -> None:
+def _check_present(entry: Entry, edit: Edit, if_match: str | Collection[str] | None) -> None:
     if entry.purged:
         raise Refusal(410, "record-purged", "this record was removed for good", hint="use a new id")
     etag = record.etag(entry.state)
-    if if_match is not None and if_match != etag and not (if_match == "*" and entry.view.present):
-        raise recordwire.stale(etag)
+    if if_match is not None:
+        wanted = {if_match} if isinstance(if_match, str) else set(if_match)
+        if etag not in wanted and not ("*" in wanted and entry.view.present):
+            raise recordwire.stale(etag)
     missing = not entry.view.exists if isinstance(edit, Delete) else not entry.view.present
     if missing and (isinstance(edit, Delete) or (isinstance(edit, Patch) and not edit.create)):
         raise recordwire.unknown(*entry.key)

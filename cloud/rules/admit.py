@@ -10,6 +10,8 @@ received   known, same        duplicate
 received   known, other       conflict    rejected_item (id-conflict)
 received   new                conflict    rejected_item (seq-conflict): a device that forgot its numbers loses nothing
 
+A record is judged like a message; what of it is taken is found out afterwards (cloud.flows.pushes).
+
 A Fault is failed and kept in rejected_item; its place counts as received, else one bad item would hold its stream for
 ever. Without a place only the id decides. A generic event and an event of envelope v1 are judged like messages, the
 latter also by its session: a user's has to be known and the user's own, a device's may still be on its way.
@@ -27,7 +29,7 @@ from cloud.rules import rows, streaks, times
 from cloud.rules.facts import AttemptFact, Fact, Fault, MessageFact, Place, Stamp, SyncFact, TrackFact
 from cloud.rules.streaks import State
 from pisyncd.core.envelope import Envelope
-from pisyncd.core.wire import ItemStatus, SyncStatus
+from pisyncd.core.wire import ItemStatus, Resolution, SyncStatus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +77,12 @@ class First(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one fact."""
+    """What became of one fact. A conflict with a `resolution` was taken."""
 
     item_id: str
     status: ItemStatus
     code: str | None = None
+    resolution: Resolution | None = None
     recorded: Recorded | None = None
     first: First | None = None
     detail: str = ""
@@ -158,7 +161,7 @@ class _Judge:
         before = sync.digest if sync else self.known.messages.get((unit.dk, _user(unit, fact), item_id))
         if before is not None:
             if before == fact.digest:
-                return Outcome(item_id=item_id, status="duplicate", recorded=sync)
+                return Outcome(item_id=_shown(fact), status="duplicate", recorded=sync)
             return self._clash(unit, fact)
         if not place_is_new:
             return self._second(unit, fact)
@@ -178,7 +181,7 @@ class _Judge:
             self.changes.session_changes.append((unit.dk, fact))
             for event in fact.events:
                 self._add_attempt(unit, event, event.user_id, fact.stamp, fact.place)
-        return Outcome(item_id=fact.item_id, status="synced")
+        return Outcome(item_id=_shown(fact), status="synced")
 
     def _change_fault(self, fact: MessageFact) -> tuple[str, str] | None:
         assert fact.change is not None
@@ -249,8 +252,14 @@ class _Judge:
         if unit.dk:
             # A device lets go of what is refused; a user's client has been told and may flood.
             self.changes.rejected.append(rows.rejected(unit.dk, fact, code, detail, self.now_ms))
-        item_id = fact.event_id if isinstance(fact, SyncFact) else fact.item_id
-        return Outcome(item_id=item_id, status=status, code=code, detail=detail)
+        return Outcome(item_id=_shown(fact), status=status, code=code, detail=detail)
+
+
+def _shown(fact: Fact) -> str:
+    """How the answer names a fact."""
+    if isinstance(fact, SyncFact):
+        return fact.event_id
+    return fact.shown_id or fact.item_id if isinstance(fact, MessageFact) else fact.item_id
 
 
 def _user(unit: Unit, fact: Fact) -> str:

@@ -6,19 +6,21 @@ item becomes a `MessageFact`; an item that cannot be accepted as it is becomes a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from cloud.rules import facts, learning
+from cloud.rules import facts, learning, records
 from cloud.rules.access import DEVICE_ID_PATTERN
-from cloud.rules.facts import Fact, Fault, MessageFact, Place, SyncFact
-from pisyncd.core import problems, track
+from cloud.rules.facts import Fact, Fault, MessageFact, Place, RecordPush, SyncFact
+from pisyncd.core import problems, record, recordwire, track
 from pisyncd.core.wire import BATCH_ITEMS_MAX
 
 ITEM_BYTES_MAX = 256 * 1024
+#: A record travels with all its versions, and a few names around them.
+RECORD_ITEM_BYTES_MAX = record.STATE_BYTES_MAX + 16 * 1024
 _WHOLE = r"$(?!\n)"  # a bare $ would let a trailing newline pass
 
 DeviceId = Annotated[str, Meta(pattern=DEVICE_ID_PATTERN.rstrip("$") + _WHOLE, max_length=128)]
@@ -82,15 +84,22 @@ class BatchIn(msgspec.Struct, frozen=True, kw_only=True):
     echo: tuple[Big, Big, Big] | None = None
 
 
-ITEM_TYPES = frozenset(
-    {"event", "progress", "assessment", "profile", "enrollment", "sync_event", "session", "vitals", "loss"}
-)
+ITEM_TYPES = frozenset({"event", "sync_event", "session", "vitals", "loss", *recordwire.ITEM_TYPES})
 
 
 #: What a user may send; the others are the device's own.
-USER_ITEM_TYPES = frozenset({"event", "progress", "assessment", "profile", "enrollment"})
+USER_ITEM_TYPES = frozenset({"event", *recordwire.ITEM_TYPES})
 #: Codes that are told as they are; all others mean that the item is invalid.
-_TOLD = frozenset({"ownership-mismatch", "personal-data", "event-too-large", *learning.CODES})
+_TOLD = frozenset(
+    {
+        "ownership-mismatch",
+        "personal-data",
+        "event-too-large",
+        "record-type-unknown",
+        "record-too-large",
+        *learning.CODES,
+    }
+)
 
 _sync_decoder = msgspec.json.Decoder(SyncEventIn)
 _batch_decoder = msgspec.json.Decoder(BatchIn)
@@ -163,12 +172,16 @@ def sync_fact(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sender:
-    """Whose batch an item stands in: a device (`device_id`), which may name a learner (`user_id`), or a user."""
+    """Whose batch an item stands in: a device (`device_id`), which may name a learner (`user_id`), or a user.
+
+    `rules`: the types of records that are known.
+    """
 
     device_id: str = ""
     user_id: str = ""
     batch_id: str = ""
     sent_ms: int | None = None
+    rules: record.Rules = field(default_factory=lambda: record.BUILT_IN)
 
 
 def item_fact(raw: bytes, sender: Sender, index: int) -> Fact:
@@ -188,8 +201,9 @@ def item_fact(raw: bytes, sender: Sender, index: int) -> Fact:
     allowed = ITEM_TYPES if sender.device_id else USER_ITEM_TYPES
     if item.itemType not in allowed:
         return _fault(known, fallback_id, text, "item-type-unknown", f"known: {', '.join(sorted(allowed))}")
-    if len(raw) > ITEM_BYTES_MAX:
-        return _fault(known, fallback_id, text, "item-too-large", f"at most {ITEM_BYTES_MAX} bytes")
+    bytes_max = RECORD_ITEM_BYTES_MAX if item.itemType in recordwire.ITEM_TYPES else ITEM_BYTES_MAX
+    if len(raw) > bytes_max:
+        return _fault(known, fallback_id, text, "item-too-large", f"at most {bytes_max} bytes")
     place = Place(stream=item.stream, seq=item.seq) if item.stream and item.seq and sender.device_id else None
     try:
         return _judged(item, text, place, sender, fallback_id)
@@ -221,6 +235,9 @@ def _judged(item: ItemIn, text: str, place: Place | None, sender: Sender, fallba
 
 def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender) -> MessageFact:
     data = bytes(item.itemData)
+    found = _record(item.itemType, data, sender) if item.itemType in recordwire.ITEM_TYPES else None
+    if found is not None:
+        return _record_message(item, place, fallback_id, sender, found)
     body = data.decode("utf-8")
     own_id, user_id = track.decode_other(item.itemType, data)
     change, events = learning.session_change(body) if item.itemType == "session" else (None, ())
@@ -235,6 +252,50 @@ def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender
         change=change,
         events=events,
         sent_ms=sender.sent_ms,
+    )
+
+
+def _record(item_type: str, data: bytes, sender: Sender) -> RecordPush | recordwire.Plain | None:
+    """The record in an item; None when its data names none. Raises Refusal."""
+    try:
+        loose = msgspec.json.decode(data, type=dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.invalid("/itemData", "object", f"itemData is an object: {error}"[:300]) from None
+    if recordwire.is_pushed(loose):
+        if not sender.device_id:
+            raise problems.invalid("/itemData/state", "device", "only a device sends records with their versions")
+        push = records.pushed(data, sender.rules)
+        if item_type not in (push.type, recordwire.ITEM_TYPE):
+            raise problems.invalid("/itemData/type", "type", f"the item is a {item_type}, its data is another type's")
+        return push
+    plain = recordwire.plain(item_type, loose)
+    if plain is not None:
+        records.check_plain(plain, sender.rules)
+    return plain
+
+
+def _record_message(
+    item: ItemIn, place: Place | None, fallback_id: str, sender: Sender, found: RecordPush | recordwire.Plain
+) -> MessageFact:
+    body = bytes(item.itemData).decode("utf-8")
+    digest = facts.digest_of(item.itemType, body)
+    user_id, shown_id = sender.user_id, ""
+    item_id = item.id or (f"{place.stream}.{place.seq}" if place else "")
+    if isinstance(found, recordwire.Plain):
+        user_id = user_id or track.decode_other(item.itemType, bytes(item.itemData))[1]
+        shown_id = "" if item_id else found.id
+    # The record's id cannot name the item: the next item about the same record has another content.
+    return MessageFact(
+        item_id=item_id or f"{fallback_id}.{digest.hex()[:12]}",
+        digest=digest,
+        item_type=item.itemType,
+        body=body,
+        user_id=user_id,
+        stamp=learning.stamp(item.boot_id, item.boottime_ms, item.wall_ms, item.clock_trusted),
+        place=place,
+        sent_ms=sender.sent_ms,
+        record=found,
+        shown_id=shown_id,
     )
 
 

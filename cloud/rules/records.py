@@ -18,6 +18,8 @@ BOUNDS_MS = 240_000
 #: How far in the future a trusted clock may seem to be.
 FUTURE_MS = 120_000
 
+SET_BACK = "its number was used before; what it says stands beside what was written then"
+
 Key = tuple[str, str]
 Scope = tuple[str, str]
 Moment = tuple[int, int]
@@ -52,6 +54,16 @@ def _check_values(rule: TypeRule, state: State) -> None:
                 record.check_fields(rule, {name: write.value})
             elif isinstance(write.value, dict):
                 record.check_fields(rule, write.value)
+
+
+def check_plain(plain: recordwire.Plain, rules: record.Rules) -> None:
+    """Plain fields, before anything is known of their record. Raises Refusal 404, 413, 422."""
+    rule = rules.get(plain.type)
+    if rule is None:
+        raise recordwire.type_unknown(plain.type, rules)
+    if not plain.deleted:
+        pointer = "/itemData"
+        record.check_fields(rule, {n: value for n, value in plain.fields.items() if value is not None}, pointer=pointer)
 
 
 def fits(state: State) -> bool:
@@ -181,7 +193,6 @@ def beside(known: State, rule: TypeRule, plain: recordwire.Plain, writer: str, m
     pen = Pen(writer=writer, at_ms=moment[0], clock=moment[1])
     seen = _seen(known, {**(plain.base or {}), writer: NUMBER_MAX})
     if not plain.deleted:
-        record.check_fields(rule, {name: value for name, value in plain.fields.items() if value is not None})
         written = merge.patch(seen, rule, plain.fields, pen)
     elif not merge.view(known, rule).present:
         return known

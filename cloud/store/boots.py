@@ -37,6 +37,12 @@ async def known(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str]
     return {(row["dk"], row["boot_id"]): Known(boot=_boot(row), answer=_answer(row)) for row in rows}
 
 
+async def offsets(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Bounds]:
+    """What the offsets of boots were resolved to, as far as it is known, by (dk, boot_id)."""
+    rows = await tx.lookup("known_boots", keys)
+    return {(row["dk"], row["boot_id"]): Bounds(low_ms=row["low_ms"], high_ms=row["high_ms"]) for row in rows}
+
+
 async def save_evidence(tx: Tx, boots: Mapping[tuple[int, str], Boot], now_ms: int) -> None:
     """Writes the evidence; a new boot is open until it is resolved."""
     rows = [
@@ -63,7 +69,5 @@ async def between(tx: Tx, dk: int, first: int, last: int) -> list[Boot]:
 
 async def save_spans(tx: Tx, dk: int, spans: Sequence[Span], now_ms: int) -> None:
     """Writes the answers."""
-    rows = [
-        (span.low_ms, span.high_ms, span.kind, int(span.contradicted), now_ms, dk, span.boot_id) for span in spans
-    ]
+    rows = [(span.low_ms, span.high_ms, span.kind, int(span.contradicted), now_ms, dk, span.boot_id) for span in spans]
     await tx.bulk("save_spans", rows)

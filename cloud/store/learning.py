@@ -80,9 +80,13 @@ def batch_row(unit: Unit, outcomes: Sequence[Outcome], now_ms: int, duration_ms:
 
 
 def _details(outcomes: Sequence[Outcome], status: str) -> str:
-    found = [
-        {"itemId": outcome.item_id, "code": outcome.code, "detail": outcome.detail[:200]}
-        for outcome in outcomes
-        if outcome.status == status
-    ]
+    found = [_detail(outcome) for outcome in outcomes if outcome.status == status]
     return msgspec.json.encode(found[:ERRORS_MAX]).decode()
+
+
+def _detail(outcome: Outcome) -> dict[str, str | None]:
+    told: dict[str, str | None] = {"itemId": outcome.item_id, "code": outcome.code, "detail": outcome.detail[:200]}
+    if (found := outcome.resolution) is not None:
+        told["code"] = outcome.code or ("undecided" if found.winner == "undecided" else "merged")
+        told |= {"detail": found.detail, "conflictId": found.conflictId, "strategy": found.strategy}
+    return told

@@ -59,3 +59,10 @@ UPDATE conflict AS c SET
     state = 'resolved', resolved_at_ms = v.at_ms, resolved_by = v.actor, resolution = v.resolution
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) AS v (at_ms, actor, resolution, id)
 WHERE c.id = v.id AND c.state = 'open'
+
+-- name: standing_conflicts_of
+SELECT ord, id, type, record_id, field, state, explanation FROM (
+    SELECT c.*, row_number() OVER (PARTITION BY c.type, c.record_id ORDER BY c.ord DESC) AS place
+    FROM unnest($1::text[], $2::text[]) AS k (type, id)
+    JOIN conflict AS c ON c.type = k.type AND c.record_id = k.id AND c.state <> 'resolved'
+) AS standing WHERE place <= 20

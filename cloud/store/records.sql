@@ -48,7 +48,3 @@ ON CONFLICT (type) DO UPDATE SET by_field = excluded.by_field
 -- name: cloud_writer
 -- The cloud's own writer, made once per database.
 SELECT writer FROM record_writer WHERE dk = 0 AND writer LIKE 'c-%' ORDER BY writer LIMIT 1
-
--- name: conflicts_of_record
-SELECT id, field, state, explanation FROM conflict
-WHERE type = :type AND record_id = :id AND state IN ('open', 'automatic') ORDER BY ord DESC LIMIT :row_limit

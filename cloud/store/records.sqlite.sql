@@ -51,3 +51,10 @@ ON CONFLICT (id) DO NOTHING
 -- name: resolve_conflicts
 UPDATE conflict SET state = 'resolved', resolved_at_ms = ?, resolved_by = ?, resolution = ?
 WHERE id = ? AND state = 'open'
+
+-- name: standing_conflicts_of
+SELECT ord, id, type, record_id, field, state, explanation FROM (
+    SELECT c.*, row_number() OVER (PARTITION BY c.type, c.record_id ORDER BY c.ord DESC) AS place
+    FROM json_each(:rows) AS k
+    CROSS JOIN conflict AS c ON c.type = k.value ->> 0 AND c.record_id = k.value ->> 1 AND c.state <> 'resolved'
+) WHERE place <= 20

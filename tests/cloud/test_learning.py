@@ -146,7 +146,8 @@ async def test_a_user_sends_a_batch_as_the_seed_gives_it(cloud: Cloud) -> None:
     data = await send(cloud, me, *items)
     assert statuses(data) == ["synced", "synced", "failed"]
     assert [result["itemId"] for result in data["results"]] == ["evt_1", "prog_1", "b-1.2"]
-    assert statuses(await send(cloud, user(), *items)) == ["synced", "synced", "failed"]
+    # an event is each user's own; a record is one for all, and this one concerns somebody else
+    assert statuses(await send(cloud, user(), *items)) == ["synced", "failed", "failed"]
     assert statuses(await send(cloud, me, *items)) == ["duplicate", "duplicate", "failed"]
     status, answer = await cloud.call("GET", "/api/telemetry/status", headers=me)
     assert status == 200

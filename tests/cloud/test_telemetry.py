@@ -8,7 +8,7 @@ from typing import Any
 
 from conftest import Cloud, StartCloud
 
-ITEM_TYPES = "known: assessment, enrollment, event, loss, profile, progress, session, sync_event, vitals"
+ITEM_TYPES = "known: assessment, enrollment, event, loss, profile, progress, record, session, sync_event, vitals"
 EVENT = {"timestamp": "2026-01-01T00:00:00Z", "total_files_synced": 1, "total_errors": 0, "internet_speed": None}
 
 
