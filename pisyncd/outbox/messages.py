@@ -159,7 +159,7 @@ class Messages:
                 assert ledger is not None
                 named = ", ".join(f"{item.stream} {item.seq} {item.itemType}" for item in items[:NAMED_MAX])
                 await ledger.record(tx, "message-refused", code, count=len(items), detail=named)
-            refused = msgspec.json.encode([item.id for items in (lost or {}).values() for item in items]).decode()
+            refused = msgspec.json.encode([item.id or "" for items in (lost or {}).values() for item in items]).decode()
             for stream, seq in received.items():
                 if stream.startswith(f"{wire.STREAM_RECORD}-"):
                     await self._settle_records(tx, stream, seq, refused)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -147,13 +148,13 @@ class Reconciling:
                 except UNSHOWABLE as error:
                     log.warning("records.unshowable", type=kept.type, id=kept.id, error=str(error))
 
-    def _all(self, db: sqlite3.Connection) -> list[Kept]:
-        found: list[Kept] = []
-        while rows := _sql.all_after(
-            db, type=found[-1].type if found else "", id=found[-1].id if found else "", most=PART
-        ):
-            found += map(kept_of, rows)
-        return found
+    def _all(self, db: sqlite3.Connection) -> Iterator[Kept]:
+        """A part at a time: all together may be more than a small board's memory."""
+        after = ("", "")
+        while rows := _sql.all_after(db, type=after[0], id=after[1], most=PART):
+            for row in rows:
+                yield kept_of(row)
+            after = rows[-1]["type"], rows[-1]["id"]
 
     async def begin_sweep(self) -> None:
         """Everything anew: what does not come again until a page without `more` is dropped. Raises StorageBusy."""
