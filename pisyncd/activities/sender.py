@@ -23,6 +23,7 @@ BATCH_ITEMS_MIN = 10
 BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_RECORD)
 NO_PACE = wire.Pacing()
+RENEWALS_MAX = 3
 SHARED_BYTES_MAX = 512 * 1024
 
 
@@ -54,6 +55,7 @@ class Sender:
         self._bytes_max = BATCH_BYTES_MAX
         self._patient = patient
         self._misses = 0
+        self._renewals = 0
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
@@ -111,10 +113,15 @@ class Sender:
         return 0.0
 
     async def _renew(self, renumbered: set[str]) -> None:
-        """A copy of this database counts, too: what is written from now on goes by another name. Once, for what waits
-        in the old streams will meet the same."""
+        """A copy of this database counts, too: what is written from now on goes by another name, and records that were
+        refused go once more. What waits in the old streams meets the same, and renews nothing."""
+        if not renumbered or self._renewals > RENEWALS_MAX:
+            return
         if any(self._outbox.instance.outbox_id in stream.split("-") for stream in renumbered):
+            # a cloud that says so of every number must not be answered for ever
+            self._renewals += 1
             await self._outbox.instance.renew(SEQ_CONFLICT)
+        if any(stream.startswith(wire.STREAM_RECORD) for stream in renumbered):
             await self._outbox.records.repush()
 
     async def _post(self, items: list[wire.Item]) -> wire.BatchAnswer:

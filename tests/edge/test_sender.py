@@ -10,6 +10,7 @@ from pisyncd.core import backoff, link, wire
 from pisyncd.core.transfer import ChunkRule
 from pisyncd.meters import Goodput
 from pisyncd.outbox import open_outbox
+from pisyncd.outbox.records import Put
 from pisyncd.uplink import Uplink
 
 from .outbox_rig import FakeClock, sighting
@@ -26,6 +27,7 @@ class Endpoint:
         self.received, self.batches, self.next = {}, [], {}
         self.refuses = lambda item: False
         self.keeps_apart = lambda item: False
+        self.says = {"status": "failed", "code": "item-invalid"}
         self.status = 200
         self.forgets = False
 
@@ -41,7 +43,7 @@ class Endpoint:
         outcome = {
             **dict.fromkeys(("processed", "successful", "failed", "conflicts", "duplicates"), 0),
             "results": [
-                {"itemId": item.id, "status": "failed", "timestamp": "2026-01-01T00:00:00Z", "code": "item-invalid"}
+                {"itemId": item.id, "timestamp": "2026-01-01T00:00:00Z", **self.says}
                 for item in batch.items
                 if self.keeps_apart(item)
             ],
@@ -179,3 +181,102 @@ async def test_a_body_is_no_larger_than_the_cloud_asks_for(rig, endpoint):
         await sender.step()
     assert [len(each.items) for each in endpoint.batches] == [10, 3]
     assert len(await outbox.messages.batch(99)) == 7
+
+
+RESOLUTION = {"conflictId": "cf_1", "strategy": "last-write-wins", "winner": "server"}
+
+
+async def write(outbox, record_id, **fields):
+    await outbox.records.write("progress", record_id, Put(fields=fields))
+
+
+async def waits(outbox, record_id):
+    return (await outbox.records.read("progress", record_id)).waiting
+
+
+async def test_a_record_waits_for_no_company(rig, endpoint):
+    outbox, sender, _, _ = rig
+    await outbox.files.add([sighting(b"a", 1)])
+    await write(outbox, "a", percent=10)
+    assert await sender.step() == 0
+    assert [[item.itemType for item in each.items] for each in endpoint.batches] == [["progress", "event"]]
+    assert not await waits(outbox, "a")
+
+
+async def test_a_conflict_with_a_resolution_is_taken_and_its_outcome_is_expected(rig, endpoint):
+    outbox, sender, _, _ = rig
+    met = []
+    sender.met = lambda: met.append(1)
+    endpoint.keeps_apart = lambda item: item.itemType == "progress"
+    endpoint.says = {"status": "conflict", "resolution": RESOLUTION}
+    await write(outbox, "a", percent=10)
+    assert await sender.step() == 0
+    assert (await outbox.ledger.count(), await waits(outbox, "a"), met) == (0, False, [1])
+
+
+async def test_a_conflict_without_a_resolution_is_a_loss(rig, endpoint):
+    outbox, sender, _, _ = rig
+    endpoint.keeps_apart = lambda item: item.itemType == "progress"
+    endpoint.says = {"status": "conflict", "code": "id-conflict"}
+    await write(outbox, "a", percent=10)
+    await sender.step()
+    assert [each["reason"] for each in await outbox.ledger.newest(9)] == ["id-conflict"]
+
+
+async def test_a_number_that_another_copy_has_used_makes_this_one_another_writer_once(rig, endpoint):
+    outbox, sender, _, _ = rig
+    before = outbox.instance.id
+    old = outbox.instance.outbox_id
+    endpoint.keeps_apart = lambda item: old in item.stream
+    endpoint.says = {"status": "conflict", "code": "seq-conflict"}
+    for number in range(30):
+        await write(outbox, f"p{number}", percent=number)
+    sender._items = 10
+    endpoint.next = {"batch_max_events": 10}
+    for _ in range(8):
+        await sender.step()
+    assert outbox.instance.id != before
+    assert len(outbox.instance.mine) == 2, "what waited in the old streams met the same and changed nothing"
+    taken = [item for each in endpoint.batches for item in each.items if outbox.instance.outbox_id in item.stream]
+    assert {msgspec.convert(item.itemData, dict)["id"] for item in taken if item.itemType == "progress"} == {
+        f"p{number}" for number in range(30)
+    }
+    assert not any([await waits(outbox, f"p{number}") for number in range(30)])
+
+
+async def test_a_cloud_that_has_lost_what_it_had_asks_for_records_again(rig, endpoint):
+    outbox, sender, _, _ = rig
+    sender.forgotten = outbox.records.repush
+    for name in ("a", "b"):
+        await write(outbox, name, percent=10)
+        await sender.step()
+    endpoint.received.clear()
+    await write(outbox, "b", percent=20)
+    endpoint.batches.clear()
+    for _ in range(3):
+        await sender.step()
+    sent = {msgspec.convert(item.itemData, dict)["id"] for each in endpoint.batches for item in each.items}
+    assert sent == {"a", "b"}
+    assert not await waits(outbox, "a")
+
+
+async def test_whoever_waits_hears_of_each_delivery_that_ends(rig, endpoint):
+    outbox, sender, _, _ = rig
+    heard = []
+    sender.ended = lambda: heard.append(1)
+    await cycles(outbox, 1)
+    endpoint.status = 503
+    await sender.step()
+    assert heard == [1]
+
+
+async def test_a_cloud_that_knows_every_number_is_not_answered_for_ever(rig, endpoint):
+    outbox, sender, _, _ = rig
+    endpoint.keeps_apart = lambda item: item.itemType == "progress"
+    endpoint.says = {"status": "conflict", "code": "seq-conflict"}
+    await write(outbox, "a", percent=10)
+    for _ in range(20):
+        if await sender.step():
+            break
+    assert await outbox.messages.batch(9) == []
+    assert len(outbox.instance.mine) == 5

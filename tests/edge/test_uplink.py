@@ -9,6 +9,7 @@ from pisyncd.answers import ChunkMismatch
 from pisyncd.core import wire
 from pisyncd.core.errors import (
     CloudBusy,
+    CursorExpired,
     LinkDown,
     OffsetMismatch,
     Rejected,
@@ -28,10 +29,13 @@ class Server:
 
     def __init__(self):
         self.status, self.headers, self.body, self.proves = 200, {}, b"", True
-        self.requests = []
+        self.requests, self.queries, self.holds, self.holding = [], [], None, True
 
     async def answer(self, request):
         self.requests.append((request.method, request.path, dict(request.headers), await request.read()))
+        self.queries.append(dict(request.query))
+        if self.holds is not None and self.holding:
+            await self.holds.wait()
         challenge = request.headers.get(wire.CHALLENGE_HEADER, "")
         proof = {wire.PROOF_HEADER: wire.proof(TOKEN, challenge)} if self.proves else {}
         return web.Response(status=self.status, headers={**proof, **self.headers}, body=self.body)
@@ -204,3 +208,63 @@ async def test_what_was_sent_is_counted(server, uplink):
     assert totals.sent_bytes == 300_000
     assert totals.active_s > 0
     assert server.requests[0][3] == bytes(300_000)
+
+
+def ask(uplink, **more):
+    asked = {"since": None, "wait_s": 0.0, "limit": 5, "rules_etag": "e", "timeout_s": 5.0, **more}
+    return uplink.changes(**asked)
+
+
+PAGE = b'{"data":{"changes":[{"type":"profile","id":"u","gone":true}],"cursor":"k.1","more":false,"rules_etag":"e"}}'
+
+
+async def test_changes_are_asked_for_as_the_cloud_wants_it(server, uplink):
+    server.body = PAGE
+    page = await ask(uplink, since="k&x.1", types=("profile", "progress"), wait_s=300.0)
+    assert (page.changes[0].gone, page.cursor) == (True, "k.1")
+    assert server.queries == [
+        {"since": "k&x.1", "types": "profile,progress", "wait": "300", "limit": "5", "rules": "e"}
+    ]
+    await ask(uplink)
+    assert server.queries[1] == {"limit": "5", "rules": "e"}
+    assert uplink.goodput.totals() == (0, 0.0), "a wait is no transfer"
+
+
+async def test_a_cursor_that_has_expired_is_not_a_lost_upload(server, uplink):
+    server.status, server.body = (
+        410,
+        b"""{"type":"x","title":"x","status":410,"detail":"old","code":"cursor-expired",
+        "snapshot":"/api/changes"}""",
+    )
+    with pytest.raises(CursorExpired):
+        await ask(uplink)
+
+
+async def test_a_request_that_is_held_outlasts_the_patience_for_others_and_holds_none_of_them_up(server, uplink):
+    server.body, server.holds = PAGE, asyncio.Event()
+    waiting = asyncio.create_task(ask(uplink, wait_s=60.0, timeout_s=0.05))
+    while not server.queries:
+        await asyncio.sleep(0)
+    server.holding = False
+    for _ in range(30):
+        with pytest.raises(CloudBusy):
+            await uplink.probe(5)
+    assert not waiting.done()
+    server.holds.set()
+    assert (await waiting).cursor == "k.1"
+
+
+async def test_a_request_that_is_held_for_longer_than_promised_is_a_stalled_link(server, uplink):
+    server.holds = asyncio.Event()
+    with pytest.raises(LinkDown) as caught:
+        await ask(uplink, wait_s=0.05, timeout_s=0.05)
+    assert caught.value.code == "link-stalled"
+    assert [each[0] for each in uplink.seen] == ["no-answer"]
+    server.holds.set()
+
+
+async def test_a_strangers_answer_to_a_request_that_is_held_is_none(server, uplink):
+    server.proves, server.body = False, PAGE
+    with pytest.raises(LinkDown) as caught:
+        await ask(uplink, wait_s=60.0)
+    assert caught.value.code == "portal"
