@@ -56,6 +56,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_allow: str = ""
     webhook_timeout_s: Annotated[float, Meta(ge=0.1, le=60)] = 10.0
     webhook_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 30
+    webhook_secret: str = ""
+    webhook_secret_file: str = ""
+    webhook_secret_previous: str = ""
+    webhook_tolerance_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
     cron_secret: str = ""
     cron_secret_file: str = ""
     metrics_open: bool = True

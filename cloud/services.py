@@ -12,11 +12,12 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, identity, queue, users
+from cloud.flows import deliveries, identity, inbound, queue, users
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
+from cloud.flows.inbound import Inbound
 from cloud.flows.ingest import Ingest, drop_old_batches
 from cloud.flows.rates import Rates
 from cloud.flows.records import Records
@@ -65,6 +66,7 @@ class Services:
     poster: Poster
     dispatcher: Dispatcher
     cron_secret: str
+    inbound: Inbound
     feed: Feed
     figures: Figures
     watch: Watch
@@ -108,6 +110,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         records.changed = feed.moved
         await stack.enter_async_context(feed.running())
         janitor = _janitor(settings, db, uploads)
+        told = _inbound(settings, db, records)
+        janitor.add("webhooks-in", told.drop_old)
         exporter = _exporter(settings, db)
         await stack.enter_async_context(exporter.running())
         await stack.enter_async_context(janitor.running())
@@ -135,6 +139,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             poster=poster,
             dispatcher=dispatcher,
             cron_secret=cron_secret,
+            inbound=told,
             feed=feed,
             figures=figures,
             watch=watch,
@@ -142,6 +147,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             pacing=_pacing(settings),
             schema_version=version,
         )
+
+
+def _inbound(settings: Settings, db: Database, records: Records) -> Inbound:
+    secrets = inbound.read_secrets(
+        secret=settings.webhook_secret,
+        file=settings.webhook_secret_file,
+        previous=settings.webhook_secret_previous,
+    )
+    return Inbound(db, records, wall_ms, secrets=secrets, tolerance_s=settings.webhook_tolerance_s)
 
 
 def _pacing(settings: Settings) -> wire.Pacing:

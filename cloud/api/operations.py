@@ -10,6 +10,7 @@ from cloud.api.audit import AuditOut
 from cloud.api.conflicts import STATES, ConflictDetail, ConflictOut, ResolveIn
 from cloud.api.exports import ExportsOut
 from cloud.api.files import FileOut
+from cloud.api.inbound_operations import INBOUND
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
@@ -592,4 +593,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *SERVICE,
     *AUDIT,
     *WEBHOOKS,
+    *INBOUND,
 )
