@@ -47,6 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_issuer: str = ""
     jwt_audience: str = ""
     browser_origins: str = ""
+    record_types_file: str = ""
     session_expiry_s: Annotated[float, Meta(ge=1, le=600)] = 20.0
     sync_interval_s: Annotated[int, Meta(ge=60, le=3600)] = 300
     export_dir: str = ""

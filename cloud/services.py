@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, identity, inbound, queue, users
+from cloud.flows import deliveries, identity, inbound, queue, record_types, users
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
@@ -38,7 +38,7 @@ from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
 from cloud.workers.poster import Poster
 from cloud.workers.watch import Watch
-from pisyncd.core import record, wire
+from pisyncd.core import wire
 from pisyncd.core.errors import ConfigError
 
 BATCH_LOG_KEEP_S = 90 * 24 * 3600
@@ -97,7 +97,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         version = await db.migrate()
         stack.push_async_callback(poster.close)
         figures = Figures(db.dialect)
-        records = Records(db, wall_ms, record.BUILT_IN)
+        records = Records(db, wall_ms, record_types.load(settings.record_types_file))
         await records.prepare()
         ingest = Ingest(db, wall_ms, figures, records, notify_after=settings.failures_notify)
         await stack.enter_async_context(ingest.running())

@@ -14,6 +14,7 @@ from cloud.api.inbound_operations import INBOUND
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
+from cloud.api.record_operations import RECORDS
 from cloud.api.subscriptions import SubscriptionsIn, SubscriptionsOut
 from cloud.api.webhook_operations import WEBHOOKS
 from cloud.rules import intake, tus
@@ -588,6 +589,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SESSIONS,
     *FILES,
     *EXPORTS,
+    *RECORDS,
     *FEED,
     *CONFLICTS,
     *SERVICE,

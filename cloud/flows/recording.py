@@ -199,7 +199,9 @@ class Recording:
             for found in opened.get(entry.key, set()) - entry.decisions.keys():
                 assert entry.author is not None
                 successor = next((each for each in entry.decisions.values() if each.open), None)
-                how = {"by": "write", "version": entry.state.version} if successor is None else {"by": successor.id}
+                how: dict[str, Any] = {"by": "write", "version": entry.state.version}
+                if successor is not None:
+                    how = {"by": "successor", "conflictId": successor.id}
                 rows.append((self._now_ms, entry.author.actor, msgspec.json.encode(how).decode(), found))
         await self._tx.bulk("resolve_conflicts", rows)
 
