@@ -276,7 +276,7 @@ class Dispatcher:
             log.warning(
                 "delivery.failed",
                 endpoint=endpoint_id,
-                event=each.item.event_id,
+                webhook=each.item.event_id,
                 type=each.item.type,
                 resource=each.item.resource,
                 attempt=each.item.attempts + 1,
