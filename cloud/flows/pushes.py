@@ -19,7 +19,7 @@ from cloud.rules.facts import MessageFact, RecordPush
 from cloud.rules.records import Refused
 from cloud.store import boots
 from cloud.store.db import Tx
-from pisyncd.core import record, wire
+from pisyncd.core import record
 from pisyncd.core.merge import Decision
 from pisyncd.core.problems import Refusal
 from pisyncd.core.recordwire import Plain
@@ -27,6 +27,8 @@ from pisyncd.core.timeline import Bounds
 
 SEQ_CONFLICT = "seq-conflict"
 _PURGED = Refused(code="record-purged", detail="this record was removed for good")
+# What a database wrote after it was set back does not know what it wrote before: it has to come by another name.
+_SET_BACK = Refused(code=SEQ_CONFLICT, detail="numbers before this one in its stream were received before")
 _NOT_YOURS = Refused(code="ownership-mismatch", detail="this record does not concern the sender")
 
 
@@ -51,6 +53,10 @@ class _Item:
     @property
     def user_id(self) -> str:
         return self.unit.user_id or self.fact.user_id
+
+    @property
+    def stream_key(self) -> tuple[int, str | None]:
+        return self.unit.dk, self.fact.place.stream if self.fact.place else None
 
     @property
     def stamp_key(self) -> tuple[int, str]:
@@ -82,8 +88,12 @@ async def apply(
     )
     keys = {item.stamp_key for item in items if item.unit.dk and item.fact.stamp.boot_id}
     taking = _Taking(work=work, offsets=await boots.offsets(tx, sorted(keys)), now_ms=now_ms)
+    set_back: set[tuple[int, str | None]] = set()
     for item in items:
-        refused = taking.one(item)
+        if item.outcome.code == SEQ_CONFLICT:
+            set_back.add(item.stream_key)
+            continue
+        refused = _SET_BACK if item.stream_key in set_back else taking.one(item)
         if refused is not None:
             _retract(changes, item, refused, now_ms)
             item.outcomes[item.index] = msgspec.structs.replace(
@@ -98,9 +108,7 @@ def _items(units: Sequence[Unit], outcomes: Sequence[list[Outcome]]) -> list[_It
         for index, fact in enumerate(unit.facts):
             if not isinstance(fact, MessageFact) or fact.record is None:
                 continue
-            taken = results[index].status == "synced"
-            # A database that was set back numbers anew: what it wrote since must not be lost.
-            if taken or (results[index].code == SEQ_CONFLICT and isinstance(fact.record, RecordPush)):
+            if results[index].status == "synced" or results[index].code == SEQ_CONFLICT:
                 found.append(_Item(unit=unit, fact=fact, record=fact.record, outcomes=results, index=index))
     return found
 
@@ -151,20 +159,19 @@ class _Taking:
         return author.writer in entry.state.version or mine in entry.added or entry.scopes.get(mine) is False
 
     def _pushed(self, entry: Entry, item: _Item, push: RecordPush, author: Author) -> Refused | None:
-        set_back = item.outcome.code == SEQ_CONFLICT
         offset, stamp = self.offsets.get(item.stamp_key), item.fact.stamp
         taken = rules.taken_in(
             push,
+            entry.rule,
             entry.state,
             lambda writer: self._own(writer, author.dk),
             lambda state: rules.judge(state, stamp, offset, self.now_ms),
-            set_back=set_back,
         )
         if isinstance(taken, Refused):
             return taken
         state, news = taken
         self.work.claim(news, author, self.work.device_id(author.dk))
-        self._tell(item, self.work.change(entry, state, author, user_id=item.user_id), author, set_back=set_back)
+        self._tell(item, self.work.change(entry, state, author, user_id=item.user_id), author)
         return None
 
     def _plain(self, entry: Entry, item: _Item, plain: Plain, author: Author) -> Refused | None:
@@ -173,7 +180,7 @@ class _Taking:
             state = rules.beside(entry.state, entry.rule, plain, author.writer, moment)
             rules.check_size(state)
         except Refusal as refusal:
-            return Refused(code=refusal.code, detail=refusal.detail)
+            return rules.refused(refusal)
         name = self.work.device_id(author.dk) if author.dk else f"a user ({author.actor[5:13]})"
         self.work.claim([author.writer], author, name)
         self._tell(item, self.work.change(entry, state, author, user_id=item.user_id), author)
@@ -183,16 +190,12 @@ class _Taking:
         owner = self.work.owner(writer)
         return rules.claimable(writer) and (owner is None or owner.dk == dk)
 
-    def _tell(self, item: _Item, news: list[Decision], author: Author, *, set_back: bool = False) -> None:
+    def _tell(self, item: _Item, news: list[Decision], author: Author) -> None:
         def own(writer: str) -> bool:
             owner = self.work.owner(writer)
             return writer == author.writer or (bool(author.dk) and owner is not None and owner.dk == author.dk)
 
         found = rules.resolution(news, own, self.work.names)
-        if found is None and set_back:
-            found = wire.Resolution(
-                conflictId="", strategy=self.work.entry(item.key).rule.strategy, winner="client", detail=rules.SET_BACK
-            )
         if found is not None:
             item.outcomes[item.index] = msgspec.structs.replace(
                 item.outcome, status="conflict", resolution=found, detail=found.detail

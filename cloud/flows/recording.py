@@ -6,7 +6,7 @@ settled, what webhooks tell of it, and, unless a device made it, an entry in the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from pisyncd.core import explain, merge, record, recordwire, wire
 from pisyncd.core.merge import Decision, View
 from pisyncd.core.record import EMPTY, State, TypeRule
 
+CONFLICT = "conflict.detected"
 _DEVICE = "device:"
 
 
@@ -119,9 +120,10 @@ class Recording:
         """Whether a device may change a record: it is new, the device wrote it, or subscribes to whom it concerns."""
         if entry.kept is None and not entry.changed:
             return True
-        mine = self._subscriptions[dk] | {("device", self._devices[dk])}
-        holding = {scope for scope, gone in {**entry.scopes, **_moved(entry)}.items() if not gone}
-        return not mine.isdisjoint(holding)
+        if entry.scopes.get(("device", self._devices[dk])) is False or ("device", self._devices[dk]) in entry.added:
+            return True
+        holding = {**entry.scopes, **_moved(entry)} if entry.changed else entry.scopes
+        return any(holding.get(scope) is False for scope in self._subscriptions[dk])
 
     def owner(self, writer: str) -> Writer | None:
         """Whose a writer is; None: nobody's yet."""
@@ -166,28 +168,37 @@ class Recording:
             return False
         await store.add_writers(self._tx, self._claimed)
         await store.save(self._tx, [(_kept(entry, self._now_ms), entry.view.fields) for entry in changed])
-        await store.save_scopes(self._tx, [(entry.key, _moved(entry)) for entry in changed])
-        found = await self._save_conflicts(changed)
-        happenings = [_happening(entry, self._now_ms) for entry in changed]
-        await announcing.announce(self._tx, [*happenings, *found], self._now_ms)
+        moved = {entry.key: _moved(entry) for entry in changed}
+        await store.save_scopes(self._tx, moved.items())
+        users = {entry.key: _user(entry, moved[entry.key]) for entry in changed}
+        news = await self._save_conflicts(changed)
+        await self._settle(changed)
+        await self._announce(changed, news, users)
         for entry in changed:
             await self._note(entry)
         return True
 
-    async def _save_conflicts(self, changed: list[Entry]) -> list[Happening]:
-        news = {found: each for entry in changed for found, each in entry.news.items()}
-        known = await store.known_conflicts(self._tx, sorted(news))
-        names, rows, told = self.names, [], []
-        users = {entry.key: _user(entry) for entry in changed}
-        for found, (decision, dk) in news.items():
-            if found in known:
-                continue
-            sentence = explain.sentence(decision, names)
-            rows.append(store.conflict_row(decision, sentence, dk, self._now_ms))
-            told.append(_conflict(decision, sentence, users[decision.type, decision.record_id]))
-        await self._tx.bulk("add_conflicts", rows)
-        await self._settle(changed)
-        return told
+    async def _save_conflicts(self, changed: list[Entry]) -> list[tuple[Decision, str]]:
+        """Keeps the decisions that are new; gives them, each with its sentence."""
+        found = {id_: each for entry in changed for id_, each in entry.news.items()}
+        known = await store.known_conflicts(self._tx, sorted(found))
+        names = self.names
+        news = [
+            (decision, explain.sentence(decision, names), dk)
+            for id_, (decision, dk) in found.items()
+            if id_ not in known
+        ]
+        await self._tx.bulk("add_conflicts", [store.conflict_row(*each, self._now_ms) for each in news])
+        return [(decision, sentence) for decision, sentence, _ in news]
+
+    async def _announce(self, changed: list[Entry], news: list[tuple[Decision, str]], users: Mapping[Key, str]) -> None:
+        """Tells endpoints, if there is one that wants it: making what they get costs more than the rest."""
+        kinds = {_kind(entry) for entry in changed} | ({CONFLICT} if news else set())
+        wanted = {kind for kind in sorted(kinds) if await announcing.wanted(self._tx, kind)}
+        told = [_happening(entry, users[entry.key], self._now_ms) for entry in changed if _kind(entry) in wanted]
+        if CONFLICT in wanted:
+            told += [_conflict(*each, users[each[0].type, each[0].record_id]) for each in news]
+        await announcing.announce(self._tx, told, self._now_ms)
 
     async def _settle(self, changed: list[Entry]) -> None:
         """Open conflicts whose sides have been seen, or among which another one has come, are over."""
@@ -247,9 +258,9 @@ def _moved(entry: Entry) -> dict[Scope, bool]:
     return rules.scopes_after(entry.scopes, had, has, entry.added, deleted=entry.view.deleted)
 
 
-def _user(entry: Entry) -> str:
+def _user(entry: Entry, moved: Mapping[Scope, bool]) -> str:
     """The user whom a record concerns; '' for none."""
-    now = {**entry.scopes, **_moved(entry)}
+    now = {**entry.scopes, **moved}
     return min((value for (kind, value), gone in now.items() if kind == "user" and not gone), default="")
 
 
@@ -259,7 +270,12 @@ def _verb(entry: Entry) -> str:
     return "updated" if entry.before.present else "created"
 
 
-def _happening(entry: Entry, now_ms: int) -> Happening:
+def _kind(entry: Entry) -> str:
+    family = entry.key[0] if entry.key[0] in record.BUILT_IN else recordwire.ITEM_TYPE
+    return f"{family}.{_verb(entry)}"
+
+
+def _happening(entry: Entry, user_id: str, now_ms: int) -> Happening:
     record_type, record_id = entry.key
     data: dict[str, Any] = {
         "type": record_type,
@@ -270,20 +286,13 @@ def _happening(entry: Entry, now_ms: int) -> Happening:
         "etag": record.etag(entry.state),
         "last_updated_at": wire.rfc3339(now_ms),
     }
-    family = record_type if record_type in record.BUILT_IN else recordwire.ITEM_TYPE
-    return Happening(
-        type=f"{family}.{_verb(entry)}",
-        resource_type=record_type,
-        resource_id=record_id,
-        data=data,
-        user_id=_user(entry),
-    )
+    return Happening(type=_kind(entry), resource_type=record_type, resource_id=record_id, data=data, user_id=user_id)
 
 
 def _conflict(decision: Decision, explanation: str, user_id: str) -> Happening:
     data = {**msgspec.to_builtins(decision), "open": decision.open, "explanation": explanation}
     return Happening(
-        type="conflict.detected",
+        type=CONFLICT,
         resource_type=decision.type,
         resource_id=decision.record_id,
         data=data,

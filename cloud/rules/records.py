@@ -18,7 +18,6 @@ BOUNDS_MS = 240_000
 #: How far in the future a trusted clock may seem to be.
 FUTURE_MS = 120_000
 
-SET_BACK = "its number was used before; what it says stands beside what was written then"
 
 Key = tuple[str, str]
 Scope = tuple[str, str]
@@ -36,24 +35,17 @@ def claimable(writer: str) -> bool:
 
 
 def pushed(data: bytes, rules: record.Rules) -> RecordPush:
-    """The record in the data of a device's item. Raises Refusal 400, 404, 413, 422."""
+    """The record in the data of a device's item; `taken_in` looks at what is new in it.
+
+    Raises Refusal 400, 404, 413, 422.
+    """
     asked = recordwire.decode_pushed(data)
     rule = rules.get(asked.type)
     if rule is None:
         raise recordwire.type_unknown(asked.type, rules)
     state = record.checked_state(bytes(asked.state))
     record.check_form(rule, state)
-    _check_values(rule, state)
     return RecordPush(type=asked.type, id=asked.id, state=state)
-
-
-def _check_values(rule: TypeRule, state: State) -> None:
-    for name, writes in state.registers.items():
-        for write in writes:
-            if name:
-                record.check_fields(rule, {name: write.value})
-            elif isinstance(write.value, dict):
-                record.check_fields(rule, write.value)
 
 
 def check_plain(plain: recordwire.Plain, rules: record.Rules) -> None:
@@ -137,42 +129,56 @@ class Refused:
 
 def taken_in(
     push: RecordPush,
+    rule: TypeRule,
     known: State,
     own: Callable[[str], bool],
     judge: Callable[[State], Callable[[Write], Moment]],
-    *,
-    set_back: bool,
 ) -> tuple[State, set[str]] | Refused:
     """(the record with what the device said of it, the writers that the device has become), or why not.
 
-    `own`: whether a writer is the device's or may become it. `set_back`: the number of the item was used before.
+    `own`: whether a writer is the device's or may become it.
     """
     told = push.state
     reused = {writer for writer in merge.reused(told, known) if own(writer)}
-    if set_back:
-        reused |= _overtaken(told, known, own)
     for writer in sorted(reused):
         told = merge.renamed(_without_known(told, known, writer), writer)
     incoming = merge.admitted(told, known, own)
     news = {writer for writer, count in incoming.version.items() if known.version.get(writer, 0) < count}
     if not news and not merge.seen(known.version, told.version):
         return Refused(code="ownership-mismatch", detail="what is new in it was written by another device")
+    try:
+        _check_news(rule, incoming, known)
+    except Refusal as refusal:
+        return refused(refusal)
     joined = merge.join(known, merge.judged(incoming, known, judge(incoming)))
     if not fits(joined):
         return Refused(code="record-too-large", detail="with what is here already the record is too large")
     return joined, news
 
 
-def _overtaken(told: State, known: State, own: Callable[[str], bool]) -> set[str]:
-    """Own writers with a write under a number that was used and overwritten since."""
-    return {
-        write.writer
-        for name, writes in told.registers.items()
-        for write in writes
-        if own(write.writer)
-        and write.count <= known.version.get(write.writer, 0)
-        and write.dot not in {each.dot for each in known.registers.get(name, ())}
-    }
+def _check_news(rule: TypeRule, incoming: State, known: State) -> None:
+    """Looks at the values that are new here. Raises Refusal 413, 422."""
+    for name, writes in incoming.registers.items():
+        for write in writes:
+            if known.version.get(write.writer, 0) >= write.count:
+                continue
+            if name:
+                record.check_fields(rule, {name: write.value})
+            elif isinstance(write.value, dict):
+                record.check_fields(rule, write.value)
+
+
+def _code(refusal: Refusal) -> str:
+    return refusal.code if refusal.code in ("personal-data", "record-too-large") else "item-invalid"
+
+
+def _told(refusal: Refusal) -> str:
+    return "; ".join(f"{error.pointer}: {error.detail}" for error in refusal.errors) or refusal.detail
+
+
+def refused(refusal: Refusal) -> Refused:
+    """What a Refusal says, for the outcome of an item."""
+    return Refused(code=_code(refusal), detail=_told(refusal)[:1000].replace("\0", ""))
 
 
 def _without_known(told: State, known: State, writer: str) -> State:
