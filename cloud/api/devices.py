@@ -142,6 +142,7 @@ def _notification(row: Row) -> NotificationOut:
         closed_at=answers.time_or_none(row["closed_at_ms"]),
         consecutive_failures=row["consecutive_failures"],
         last_error_code=row["last_error_code"],
+        last_updated_at=wire.rfc3339(row["closed_at_ms"] or row["opened_at_ms"]),
     )
 
 

@@ -38,6 +38,7 @@ class DatasetOut(msgspec.Struct, frozen=True, kw_only=True):
     failed_ranges: int
     last_published: RangeOut | None
     trouble: RangeOut | None
+    last_updated_at: str | None
 
 
 class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +129,7 @@ def dataset_out(status: DatasetStatus) -> DatasetOut:
         failed_ranges=status.failed,
         last_published=_range(status.latest),
         trouble=_range(status.trouble),
+        last_updated_at=answers.time_or_none(status.latest.published_at_ms if status.latest else None),
     )
 
 

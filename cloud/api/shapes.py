@@ -86,6 +86,7 @@ class NotificationOut(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: str | None
     consecutive_failures: int
     last_error_code: str | None
+    last_updated_at: str
 
 
 class ItemTrouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -108,6 +109,7 @@ class BatchLogOut(msgspec.Struct, frozen=True, kw_only=True):
     conflictCount: int
     duplicateCount: int
     receivedAt: str
+    last_updated_at: str
     duration: int
     status: Literal["success", "partial", "error"]
     errors: list[ItemTrouble]

@@ -229,6 +229,7 @@ def _logged(row: Row) -> BatchLogOut:
         conflictCount=row["conflicts"],
         duplicateCount=row["duplicates"],
         receivedAt=wire.rfc3339(row["received_at_ms"]),
+        last_updated_at=wire.rfc3339(row["received_at_ms"]),
         duration=row["duration_ms"],
         errors=_troubles(row["errors"]),
         conflictDetails=_troubles(row["conflict_details"]),

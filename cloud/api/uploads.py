@@ -11,7 +11,8 @@ from cloud.api import access, answers
 from cloud.api.body import Body, encoding_of, expected
 from cloud.flows.terms import Plan, Request, Standing
 from cloud.rules import bundle, refusals, tus
-from cloud.services import SERVICES
+from cloud.services import SERVICES, wall_ms
+from cloud.store.uploads import UploadRow
 from pisyncd.core import wire
 from pisyncd.core.problems import Refusal
 
@@ -142,8 +143,14 @@ async def status(request: web.Request) -> web.Response:
             hint=bundle.HINTS.get(standing.error_code or ""),
             entries=wire.EntryCounts(published=published, reused=reused, refused=refused),
             refused=[_refused(path, code) for path, code in entries],
+            last_updated_at=wire.rfc3339(_updated_ms(standing.upload, flow.policy.keep_ms)),
         ),
     )
+
+
+def _updated_ms(upload: UploadRow, keep_ms: int) -> int:
+    """When it ended, else when bytes came last: its time runs anew then."""
+    return upload.finished_at_ms or max(upload.created_at_ms, min(upload.expires_at_ms - keep_ms, wall_ms()))
 
 
 def _refused(path: bytes, code: str) -> wire.RefusedEntry:

@@ -36,6 +36,7 @@ class UploadRow(msgspec.Struct, frozen=True, kw_only=True):
     published: int = 0
     reused: int = 0
     refused: int = 0
+    finished_at_ms: int | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

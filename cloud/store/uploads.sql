@@ -7,7 +7,7 @@ VALUES (:id, :dk, :kind, :role, 'receiving', :length_bytes, :path, :sha256, :mti
 
 -- name: upload_get
 SELECT id, dk, kind, role, state, length_bytes, path, sha256, mtime_ms, metadata, parts, created_at_ms,
-       expires_at_ms, error_code, published, reused, refused
+       expires_at_ms, error_code, published, reused, refused, finished_at_ms
 FROM upload WHERE id = :id;
 
 -- name: upload_set_length

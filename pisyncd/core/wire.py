@@ -195,6 +195,7 @@ class UploadStatus(msgspec.Struct, frozen=True, kw_only=True):
     hint: str | None = None
     entries: EntryCounts = EntryCounts()
     refused: list[RefusedEntry] = []
+    last_updated_at: str | None = None
 
 
 def rfc3339(wall_ms: int) -> str:

@@ -204,6 +204,7 @@ async def test_status_and_batch_log(cloud: Cloud) -> None:
         "conflictCount": 0,
         "duplicateCount": 0,
         "receivedAt": "",
+        "last_updated_at": log["data"][0]["receivedAt"],
         "duration": 0,
         "status": "partial",
         "errors": [{"itemId": "event-2", "code": "item-type-unknown", "detail": ITEM_TYPES}],
