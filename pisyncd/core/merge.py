@@ -313,9 +313,12 @@ def _bounded(before: State, now: View, after: State, rule: TypeRule) -> State:
 
 
 def delete(state: State, rule: TypeRule, pen: Pen) -> State:
-    """The record as deleted, with nothing left of its fields; the same state when it is deleted already."""
+    """The record as deleted, with nothing left of its fields; the same state when it is deleted already.
+
+    Deleting what is shown as deleted decides, when a person has still to decide between that and something else.
+    """
     now = view(state, rule)
-    return _overwritten(state, pen, {"": None}, keep_others=False) if now.present else state
+    return _overwritten(state, pen, {"": None}, keep_others=False) if now.present or now.conflicted else state
 
 
 def _by_field(state: State, rule: TypeRule, fields: Mapping[str, Any], pen: Pen, now: View, *, decided: bool) -> State:
