@@ -63,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_tolerance_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
     cron_secret: str = ""
     cron_secret_file: str = ""
+    tombstone_keep_days: Annotated[int, Meta(ge=30, le=3650)] = 456
     metrics_open: bool = True
     alert_queue_items: Positive = 500
     alert_device_queue_items: Positive = 500

@@ -13,6 +13,7 @@ from prometheus_client import Counter
 
 from cloud.config import Settings
 from cloud.flows import deliveries, identity, inbound, queue, record_types, users
+from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
@@ -68,6 +69,7 @@ class Services:
     cron_secret: str
     inbound: Inbound
     feed: Feed
+    review: Review
     figures: Figures
     watch: Watch
     janitor: Janitor
@@ -141,6 +143,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             cron_secret=cron_secret,
             inbound=told,
             feed=feed,
+            review=Review(db, records, wall_ms),
             figures=figures,
             watch=watch,
             janitor=janitor,
@@ -176,6 +179,8 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     forget = Retention(db, wall_ms, keep_days=settings.telemetry_keep_days, export_on=bool(settings.export_dir))
     janitor.add("telemetry", forget.telemetry)
     janitor.add("rejected-items", forget.rejected)
+    janitor.add("tombstones", lambda: forget.tombstones(settings.tombstone_keep_days))
+    janitor.add("conflicts", forget.conflicts)
     janitor.add("webhooks", lambda: deliveries.forget(db, wall_ms(), settings.webhook_keep_days))
     return janitor
 

@@ -1,4 +1,8 @@
-"""Forgets one user, as privacy laws ask: the only way in which learning events are ever deleted."""
+"""Forgets one user, as privacy laws ask: the only way in which learning events are ever deleted.
+
+Of a record that is the user's nothing is left but its type and id, until tombstones are dropped, and a place at the end
+of the feed of changes: devices that had it are told that it is gone, and drop their copies.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ from dataclasses import dataclass
 
 from cloud.flows import audit
 from cloud.rules import exporting
+from cloud.store import records
 from cloud.store.db import Database, Tx
 from pisyncd.core import envelope, privacy
 from pisyncd.core.problems import Refusal
 
-#: In this order: answers before the sessions that say whose they are.
+#: In this order: answers before the sessions that say whose they are, conflicts before the records, and so on.
 TABLES = (
     "attempt_events",
     "telemetry",
@@ -20,6 +25,13 @@ TABLES = (
     "batch_log",
     "message",
     "rejected_item",
+    "conflict",
+    "record",
+    "subscription",
+    "webhook_attempt",
+    "webhook_delivery",
+    "webhook_event",
+    "webhook_inbound",
 )
 _STALE = ("attempt_events", "telemetry", "sessions")
 
@@ -66,10 +78,12 @@ async def purge(db: Database, user_id: str, *, reason: str, actor: str, now_ms: 
     user_id = check(user_id, reason)
     async with db.transaction() as tx:
         await tx.value("purge_begin")
+        # Before any other row, as all do who write records: else two of them could wait for each other.
+        await records.lock(tx)
         await tx.run("purge_permit_add", user_id=user_id)
         through = {dataset.name: await _newest(tx, dataset.name) for dataset in exporting.GROWING}
         stale = sum([await tx.run(f"purge_stale_{name}", user_id=user_id) for name in _STALE])
-        removed = {table: await tx.run(f"purge_{table}", user_id=user_id) for table in TABLES}
+        removed = {table: await _remove(tx, table, user_id, now_ms()) for table in TABLES}
         await tx.run("purge_permit_end", user_id=user_id)
         await audit.record(
             tx,
@@ -82,6 +96,27 @@ async def purge(db: Database, user_id: str, *, reason: str, actor: str, now_ms: 
     async with db.reading() as tx:
         await tx.value("purge_end")
     return Purge(removed=removed, stale_ranges=stale)
+
+
+async def _remove(tx: Tx, table: str, user_id: str, now_ms: int) -> int:
+    if table == "record":
+        return await _remove_records(tx, user_id, now_ms)
+    count = await tx.run(f"purge_{table}", user_id=user_id)
+    if table == "subscription" and count:
+        await tx.run("subscriptions_changed")
+    return count
+
+
+async def _remove_records(tx: Tx, user_id: str, now_ms: int) -> int:
+    found = await tx.all("purge_records_of", user_id=user_id)
+    if found:
+        change = await tx.value("records_advance", count=len(found)) - len(found)
+        for number, row in enumerate(found, 1):
+            key = {"type": row["type"], "id": row["id"]}
+            await tx.run("purge_one_record", **key, change=change + number, now_ms=now_ms)
+            await tx.run("purge_one_record_scopes", **key)
+    await tx.run("purge_record_scopes", user_id=user_id)
+    return len(found)
 
 
 async def _newest(tx: Tx, dataset: str) -> int:

@@ -1,4 +1,7 @@
-"""What has had its time: generic telemetry and refused items. Learning events and messages stay."""
+"""What has had its time: generic telemetry, refused items, tombstones of records, decisions about them.
+
+Learning events and messages stay.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from typing import Any
 
 from cloud.flows import export_status
 from cloud.rules import exporting, retention
-from cloud.store.db import Database
+from cloud.store import records
+from cloud.store.db import Database, Tx
 
 PORTION_ROWS = 5000
+#: Statements for each of them, while all who write records wait.
+RECORDS_ROWS = 200
 PORTIONS_MAX = 400
 
 
@@ -32,8 +38,35 @@ class Retention:
         """Forgets refused items that are as old."""
         return await self._forget("retention_rejected")
 
-    async def _forget(self, query: str, **params: Any) -> int:
-        before_ms = retention.forget_before_ms(self._now_ms(), self._keep_days)
+    async def tombstones(self, keep_days: int) -> int:
+        """Forgets records that were deleted long ago; a device that has not heard of it by now fetches all anew."""
+        removed = 0
+        for _ in range(PORTIONS_MAX):
+            async with self._db.transaction() as tx:
+                count = await self._forget_records(tx, keep_days)
+            removed += count
+            if count < RECORDS_ROWS:
+                break
+        return removed
+
+    async def _forget_records(self, tx: Tx, keep_days: int) -> int:
+        # A record that is made anew just now must not be taken for the tombstone that it was.
+        await records.lock(tx)
+        before_ms = retention.forget_before_ms(self._now_ms(), keep_days)
+        found = await tx.all("retention_tombstones", before_ms=before_ms, row_limit=RECORDS_ROWS)
+        for row in found:
+            for part in ("tombstone_scopes", "tombstone_conflicts", "tombstone"):
+                await tx.run(f"retention_{part}", type=row["type"], id=row["id"])
+        if found:
+            await tx.run("retention_forgotten", change=max(row["change"] for row in found))
+        return len(found)
+
+    async def conflicts(self) -> int:
+        """Forgets decisions about records that are settled; those that a person has to take stay."""
+        return await self._forget("retention_conflicts", keep_days=retention.CONFLICTS_KEEP_DAYS)
+
+    async def _forget(self, query: str, *, keep_days: int | None = None, **params: Any) -> int:
+        before_ms = retention.forget_before_ms(self._now_ms(), self._keep_days if keep_days is None else keep_days)
         removed = 0
         for _ in range(PORTIONS_MAX):
             async with self._db.transaction() as tx:

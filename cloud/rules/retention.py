@@ -4,10 +4,12 @@ from __future__ import annotations
 
 DAY_MS = 86_400_000
 INT64_MAX = 2**63 - 1
+#: How long decisions about records that are settled can be looked at.
+CONFLICTS_KEEP_DAYS = 180
 
 
 def forget_before_ms(now_ms: int, keep_days: int) -> int:
-    """Generic telemetry that was received before this has had its time."""
+    """What is older than this has had its time."""
     return now_ms - keep_days * DAY_MS
 
 
