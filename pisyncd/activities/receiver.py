@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 TYPES = "records.types"
 ANSWER_INVALID = "answer-invalid"
+#: Of the outbox: what was written here has to be sent before this page can be applied.
+OWN_FIRST, OWN_FIRST_S = "own-writes-first", 1.0
 OTHERS_FIRST_S, OTHERS_FIRST_MAX_S = 2.0, 60.0
 
 
@@ -144,6 +146,8 @@ class Receiver:
             if isinstance(error, TooLarge) and self._past.limit > pull.PAGE_MIN:
                 self._past = pull.too_large(self._past)
                 return 0.0
+            if error.code == OWN_FIRST:
+                return OWN_FIRST_S
             self._answer("offline" if isinstance(error, LinkDown) else error.code)
             if not isinstance(error, TransientError):
                 self._refused(error)
