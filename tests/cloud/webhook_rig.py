@@ -92,6 +92,11 @@ class Receiver:
         return await behaviour(request)
 
 
+async def busy(_request: web.Request) -> web.StreamResponse:
+    """Fails, and is not tried again while a test lasts."""
+    return web.Response(status=429, headers={"Retry-After": "3600"}, text="busy")
+
+
 @asynccontextmanager
 async def receiving() -> AsyncIterator[Receiver]:
     """A receiver on a free port of this machine."""
