@@ -195,7 +195,7 @@ def _way_out(verb: Callable[..., argparse.ArgumentParser]) -> None:
     export.add_argument("--dry-run", action="store_true", help="only say what there is to write")
     export.add_argument("--status", action="store_true", help="only say how far it is")
     export.add_argument("--anew", action="store_true", help="forget what was exported; export_dir has to be empty")
-    purge = verb("purge-user", _verb(verbs.purge_user), "remove a user's events and sessions for good")
+    purge = verb("purge-user", _verb(verbs.purge_user), "remove a user's events, sessions and records for good")
     purge.add_argument("user_id", metavar="USER_ID", help="the user's UUID")
     purge.add_argument("--reason", required=True, metavar="TEXT", help="why; it is kept in the audit")
     purge.add_argument("--yes", action="store_true", help="do not ask")

@@ -10,18 +10,29 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from conftest import Cloud
 from export_helpers import DAY_MS, START_MS, USERS, Store, Warehouse, export, run
+from feed_helpers import device, until
 
 from cloud.flows import export_status, purge
+from cloud.flows.recording import Recording
+from cloud.flows.records import Author, Put
 from cloud.flows.retention import Retention
 from cloud.services import wall_ms
 from cloud.store import drivers
 from cloud.store.db import Database
 from cloud.store.exportdir import ExportDir
 from cloud.store.sqlite import SqliteDatabase
+from pisyncd.core import merge
+from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
+from pisyncd.core.record import BUILT_IN, EMPTY
 
 GONE = USERS[1]
+RECORD_TABLES = (
+    "conflict", "record", "subscription", "webhook_attempt", "webhook_delivery", "webhook_event", "webhook_inbound",
+)  # fmt: skip
+NO_RECORDS = dict.fromkeys(RECORD_TABLES, 0)
 REFUSED = (sqlite3.IntegrityError, asyncpg.IntegrityConstraintViolationError)
 
 
@@ -113,12 +124,12 @@ async def test_a_user_is_forgotten_and_nobody_else(store: Store, db: Database) -
     done = await forget(db, GONE.upper())
     assert done.removed == seen == {
         "attempt_events": 10, "telemetry": 10, "session_answer": 1, "learner_session": 1, "batch_log": 1, "message": 1,
-        "rejected_item": 1,
+        "rejected_item": 1, **NO_RECORDS,
     }  # fmt: skip
     left = {table: await store.value(f"SELECT count(*) FROM {table}") for table in purge.TABLES}
     assert left == {
         "attempt_events": 40, "telemetry": 50, "session_answer": 4, "learner_session": 4, "batch_log": 0, "message": 1,
-        "rejected_item": 1,
+        "rejected_item": 1, **NO_RECORDS,
     }  # fmt: skip
     ((actor, action, target, detail),) = await store.all("SELECT actor, action, target, detail FROM audit")
     assert (actor, action, target) == ("amina", "user.purged", hashlib.sha256(GONE.encode()).hexdigest())
@@ -137,6 +148,104 @@ async def test_sqlite_keeps_no_trace_in_its_file(tmp_path: Path) -> None:
         await forget(db)
         for name in ("pisync.db", "pisync.db-wal"):
             assert GONE.encode() not in (tmp_path / name).read_bytes()
+
+
+# Records, and what was told of them
+
+
+async def test_a_purge_reaches_devices(cloud: Cloud) -> None:
+    """By a site's subscription, by the device's own writes, by the user's, and in the middle of waiting."""
+    db, records = cloud.services.db, cloud.services.records
+    at_site, by_user = await device(cloud, "pi-a", site=["A"]), await device(cloud, "pi-u", user=[GONE, USERS[2]])
+    elsewhere = await device(cloud, "pi-b", site=["B"])
+    author = Author(actor="key:amina")
+    await records.write(author, "profile", GONE, Put({"name": "Amina", "siteId": "A"}))
+    await records.write(author, "progress", "p1", Put({"userId": GONE.upper(), "percent": 50, "siteId": "A"}))
+    await records.write(author, "progress", "p2", Put({"userId": USERS[2], "percent": 60, "siteId": "A"}))
+    # It was another's before; that one must not lose it.
+    await records.write(author, "progress", "p3", Put({"userId": GONE, "percent": 70, "siteId": "A"}))
+    await records.write(author, "progress", "p3", Put({"userId": USERS[2], "percent": 70, "siteId": "A"}))
+    await records.write(author, "progress", "p4", Put({"siteId": "B"}))
+    assert sorted(await at_site.pull()) == sorted([GONE, "p1", "p2", "p3"])
+    assert await by_user.pull() == [GONE, "p1", "p2", "p3"]
+    await elsewhere.pull()
+    waits = [asyncio.create_task(each.ask(wait=900)) for each in (at_site, by_user)]
+    await until(lambda: cloud.services.feed.held == 2)
+    done = await forget(db)
+    assert (done.removed["record"], done.removed["subscription"]) == (2, 1)
+    changes = (await waits[0])[1]["data"]["changes"]
+    assert [(each["type"], each["id"], each["gone"]) for each in changes] == [
+        ("profile", GONE, True),
+        ("progress", "p1", True),
+    ]
+    assert (await waits[1])[0] == 410
+    assert await at_site.pull() == [f"-{GONE}", "-p1"]
+    assert sorted(at_site.copy) == ["p2", "p3"]
+    assert await by_user.pull() == ["410", "p2", "p3"]
+    assert sorted(by_user.copy) == ["p2", "p3"]
+    assert await elsewhere.pull() == []
+    assert set((await forget(db)).removed.values()) == {0}
+
+
+async def test_nothing_of_a_record_is_left_but_its_name(cloud: Cloud, database_url: str) -> None:
+    db, records, store = cloud.services.db, cloud.services.records, Store(database_url)
+    author = Author(actor="key:amina")
+    await records.write(author, "profile", GONE, Put({"name": "Amina Diallo", "siteId": "A"}))
+    await records.write(author, "profile", USERS[2], Put({"name": "Binta", "siteId": "A"}))
+    state = merge.put(EMPTY, BUILT_IN["profile"], {"name": "Amina D."}, Pen(writer="d-0001", at_ms=1, clock=2))
+    async with db.transaction() as tx:
+        work = await Recording.begin(tx, records.rules, [("profile", GONE)], wall_ms())
+        entry = work.entry(("profile", GONE))
+        work.change(entry, merge.join(entry.state, state), author)
+        await work.save()
+    await store.run(
+        "INSERT INTO webhook_inbound (id, digest, answer, received_at_ms) VALUES ('w', ?, ?, ?)",
+        b"x",
+        f'"{GONE}"',
+        wall_ms(),
+    )
+    assert await store.value("SELECT count(*) FROM conflict") == 1
+    await _deliver(store)
+    seen = await purge.preview(db, GONE)
+    done = await forget(db)
+    assert done.removed == seen
+    assert done.removed["conflict"] == done.removed["record"] == done.removed["webhook_inbound"] == 1
+    assert done.removed["webhook_event"] == done.removed["webhook_attempt"] == done.removed["webhook_delivery"] == 2
+    assert await store.value("SELECT count(*) FROM webhook_event") == 1
+    assert await store.value("SELECT count(*) FROM webhook_delivery") == 1
+    rows = await store.all("SELECT state, fields, deleted, purged FROM record WHERE id = ?", GONE)
+    assert rows == [("{}", "{}", 1, 1)]
+    assert await store.all("SELECT kind, gone FROM record_scope WHERE id = ?", GONE) == [("site", 1)]
+    for table in ("record", "conflict", "webhook_event", "webhook_delivery", "webhook_attempt", "message", "audit"):
+        assert "Amina" not in str(await store.all(f"SELECT * FROM {table}"))
+    with pytest.raises(Refusal) as caught:
+        await records.write(author, "profile", GONE, Put({"name": "Amina"}))
+    assert caught.value.code == "record-purged"
+    assert (await records.read("profile", USERS[2])).view.fields["name"] == "Binta"
+
+
+async def _deliver(store: Store) -> None:
+    """Two were told of the user, one by name and one inside, and one of another; those were tried."""
+    for name, user, body in (("1", GONE, "Amina"), ("2", "", f"Amina is {GONE.upper()}"), ("3", USERS[2], "Binta")):
+        await store.run(
+            "INSERT INTO webhook_event (id, type, resource_type, resource_id, body, user_id, created_at_ms) "
+            "VALUES (?, 'profile.updated', 'profile', 'r', ?, ?, ?)",
+            name,
+            body,
+            user,
+            wall_ms(),
+        )
+    for (ord_,) in await store.all("SELECT ord FROM webhook_event"):
+        await store.run(
+            "INSERT INTO webhook_delivery (endpoint_id, event_ord, resource, kind, state, due_at_ms, created_at_ms) "
+            "VALUES ('e', ?, 'r', 'event', 'pending', 4102444800000, 1)",
+            ord_,
+        )
+    await store.run(
+        "INSERT INTO webhook_attempt (delivery_id, endpoint_id, at_ms, duration_ms, answer) "
+        "SELECT id, 'e', 1, 1, 'Amina' FROM webhook_delivery WHERE event_ord IN "
+        "(SELECT ord FROM webhook_event WHERE body LIKE 'Amina%')"
+    )
 
 
 async def test_all_of_it_or_nothing(store: Store, db: Database) -> None:
