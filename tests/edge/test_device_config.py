@@ -159,6 +159,8 @@ def test_a_scalar_means_what_a_person_sees(written: str, meant: object) -> None:
         (SMALLEST + "watch: []\n", "stands here twice"),
         (SMALLEST + "transfer:\n  chunk_bytes_min: 9000000\n", "must not be larger than"),
         (SMALLEST + "sync: 5\n", "must be a section"),
+        (SMALLEST + "records:\n  types: [profile, 'a/b']\n", '"a/b" is not the type of a record'),
+        (SMALLEST + "records:\n  wait_s: 901\n", "from 0 to 900"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, expected: str) -> None:
