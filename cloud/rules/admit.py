@@ -95,6 +95,8 @@ class Knowledge:
     states: dict[int, State]
     syncs: dict[tuple[int, str], Recorded] = field(default_factory=dict)
     messages: dict[tuple[int, str, str], bytes] = field(default_factory=dict)
+    #: (device, item, digest) -> (code, detail) of what was refused after it had been judged here
+    refused: dict[tuple[int, str, bytes], tuple[str, str]] = field(default_factory=dict)
     tracks: dict[tuple[int, str, str], First] = field(default_factory=dict)
     attempts: dict[str, bytes] = field(default_factory=dict)
     #: session id -> (its user, its questions; none while the session itself has not arrived)
@@ -164,7 +166,8 @@ class _Judge:
                 return Outcome(item_id=_shown(fact), status="duplicate", recorded=sync)
             return self._clash(unit, fact)
         if not place_is_new:
-            return self._second(unit, fact)
+            before_too = self.known.refused.get((unit.dk, item_id, fact.digest))
+            return self._second(unit, fact) if before_too is None else self._refused(unit, fact, "failed", *before_too)
         if isinstance(fact, SyncFact):
             recorded = _record(
                 unit.dk, fact, self.known, self.changes, now_ms=self.now_ms, notify_after=self.notify_after

@@ -141,7 +141,7 @@ def taken_in(
     told = push.state
     reused = {writer for writer in merge.reused(told, known) if own(writer)}
     for writer in sorted(reused):
-        told = merge.renamed(_without_known(told, known, writer), writer)
+        told = merge.renamed(_only_new(told, known, writer), writer)
     incoming = merge.admitted(told, known, own)
     news = {writer for writer, count in incoming.version.items() if known.version.get(writer, 0) < count}
     if not news and not merge.seen(known.version, told.version):
@@ -181,13 +181,21 @@ def refused(refusal: Refusal) -> Refused:
     return Refused(code=_code(refusal), detail=_told(refusal)[:1000].replace("\0", ""))
 
 
-def _without_known(told: State, known: State, writer: str) -> State:
-    """Without what the writer wrote before it was set back: under another name a counter would count it twice."""
+def _only_new(told: State, known: State, writer: str) -> State:
+    """Of a writer that was set back only what it wrote since, as far as that is sure: the newest, and what differs.
+
+    What it wrote before would be there twice, and a counter would count it twice.
+    """
+    newest = told.version[writer]
     registers = {}
     for name, writes in told.registers.items():
         values = {each.dot: record.canonical(each.value) for each in known.registers.get(name, ())}
         kept = tuple(
-            each for each in writes if each.writer != writer or values.get(each.dot) != record.canonical(each.value)
+            each
+            for each in writes
+            if each.writer != writer
+            or (each.count == newest and each.dot not in values)
+            or (each.dot in values and values[each.dot] != record.canonical(each.value))
         )
         if kept:
             registers[name] = kept

@@ -14,6 +14,12 @@ SELECT m.dk, m.user_id, m.item_id, m.digest
 FROM unnest($1::bigint[], $2::text[], $3::text[]) AS k (dk, user_id, item_id)
 JOIN message AS m ON m.dk = k.dk AND m.user_id = k.user_id AND m.item_id = k.item_id
 
+-- name: known_rejected
+-- A device that sends again what was refused is not one whose database was set back.
+SELECT r.dk, r.item_id, r.digest, r.code, r.detail
+FROM unnest($1::bigint[], $2::text[]) AS k (dk, item_id)
+JOIN rejected_item AS r ON r.dk = k.dk AND r.item_id = k.item_id AND r.code <> 'seq-conflict'
+
 -- name: known_marks
 SELECT s.dk, s.stream, s.received_through
 FROM unnest($1::bigint[], $2::text[]) AS k (dk, stream)

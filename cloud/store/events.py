@@ -48,6 +48,7 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
     devices = sorted({unit.dk for unit in units if unit.dk})
     syncs: set[tuple[int, str]] = set()
     messages: set[tuple[int, str, str]] = set()
+    records: set[tuple[int, str]] = set()
     streams: set[tuple[int, str]] = set()
     for unit in units:
         for fact in unit.facts:
@@ -55,6 +56,8 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
                 syncs.add((unit.dk, fact.event_id))
             elif isinstance(fact, MessageFact):
                 messages.add((unit.dk, unit.user_id or fact.user_id, fact.item_id))
+                if fact.record is not None and fact.place is not None:
+                    records.add((unit.dk, fact.item_id))
             if fact.place is not None:
                 streams.add((unit.dk, fact.place.stream))
     states = await tx.lookup("states_for_update", [(dk,) for dk in devices])
@@ -63,6 +66,8 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
         known.syncs[row["dk"], row["event_id"]] = _recorded(row)
     for row in await tx.lookup("known_messages", list(messages)):
         known.messages[row["dk"], row["user_id"], row["item_id"]] = bytes(row["digest"])
+    for row in await tx.lookup("known_rejected", list(records)):
+        known.refused[row["dk"], row["item_id"], bytes(row["digest"])] = row["code"], row["detail"]
     for row in await tx.lookup("known_marks", list(streams)):
         known.marks[row["dk"], row["stream"]] = row["received_through"]
     for row in await tx.lookup("known_ahead", list(streams)):

@@ -14,6 +14,12 @@ SELECT m.dk, m.user_id, m.item_id, m.digest
 FROM json_each(:rows) AS k
 CROSS JOIN message AS m ON m.dk = k.value ->> 0 AND m.user_id = k.value ->> 1 AND m.item_id = k.value ->> 2
 
+-- name: known_rejected
+-- A device that sends again what was refused is not one whose database was set back.
+SELECT r.dk, r.item_id, r.digest, r.code, r.detail
+FROM json_each(:rows) AS k
+CROSS JOIN rejected_item AS r ON r.dk = k.value ->> 0 AND r.item_id = k.value ->> 1 AND r.code <> 'seq-conflict'
+
 -- name: known_marks
 SELECT s.dk, s.stream, s.received_through
 FROM json_each(:rows) AS k
