@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import capture, conflicts, daemon, ingest, learning, records, transfers
+from benchmarks import capture, conflicts, daemon, ingest, learning, records, transfers, webhooks
 from benchmarks.result import Options, Result, Skipped
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "records-slow": records.records_slow,
     "records-pull": records.records_pull,
     "conflict": conflicts.conflict,
+    "webhooks": webhooks.webhooks,
     "latency": daemon.latency,
     "sqlite-copies": daemon.sqlite_copies,
     "idle": daemon.idle,
