@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 TYPES = "records.types"
 ANSWER_INVALID = "answer-invalid"
+STALLED = "link-stalled"
 #: Of the outbox: what was written here has to be sent before this page can be applied.
 OWN_FIRST, OWN_FIRST_S = "own-writes-first", 1.0
 OTHERS_FIRST_S, OTHERS_FIRST_MAX_S = 2.0, 60.0
@@ -151,7 +152,7 @@ class Receiver:
             self._answer("offline" if isinstance(error, LinkDown) else error.code)
             if not isinstance(error, TransientError):
                 self._refused(error)
-            elif not await self._troubled(error, held=decision.wait_s > 0):
+            elif not await self._troubled(error, decision.wait_s):
                 raise
         after = pull.decide(self._rule, self._past, await self._need(trial=False), self._outbox.db.now_ms())
         return after.seconds if isinstance(after, backoff.Wait) else 0.0
@@ -252,15 +253,18 @@ class Receiver:
 
     # what went wrong
 
-    async def _troubled(self, error: TransientError, *, held: bool) -> bool:
+    async def _troubled(self, error: TransientError, wait_s: float) -> bool:
         """Takes trouble that passes; False for trouble with this device's own storage."""
         now_ms = self._outbox.db.now_ms()
         if isinstance(error, WaitCut):
             took_s = (now_ms - (self._past.asked_at_ms or now_ms)) / 1000
             self._past = pull.cut(self._past, now_ms, took_s)
+        elif isinstance(error, LinkDown) and wait_s and error.code == STALLED:
+            # a router that forgets what is quiet tells nobody
+            self._past = pull.cut(self._past, now_ms, wait_s / 2)
         elif isinstance(error, LinkDown):
             self._past = pull.broke(self._past, now_ms)
-        elif isinstance(error, CloudBusy) and (held or error.code == ANSWER_INVALID):
+        elif isinstance(error, CloudBusy) and (wait_s or error.code == ANSWER_INVALID):
             # the cloud may have no room for another that waits, which is nothing to files and messages
             self._past = pull.refused(self._past, now_ms, self._way.chance(), error.retry_after_s)
         elif isinstance(error, CloudBusy | TokenRefused):

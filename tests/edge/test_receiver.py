@@ -178,6 +178,21 @@ async def test_a_connection_that_breaks_at_once_is_doubted(rig):
     assert await rig.receiver.step() == 3600
 
 
+async def test_a_way_that_forgets_what_is_quiet_is_given_less_to_forget(rig):
+    release = asyncio.Event()
+
+    async def silence(request):
+        await release.wait()
+        return web.Response()
+
+    receiver = rig.again(pull.Rule(wait_s=0.2), timeout_s=0.1)
+    rig.cloud.odd = [silence]
+    assert await receiver.step() == 1.0
+    assert receiver._past.held_s == pull.HELD_MIN_S
+    assert rig.way.link.doubts == 1
+    release.set()
+
+
 def says(status, code, **headers):
     async def answer(request):
         return problem(request, status, code, **headers)
