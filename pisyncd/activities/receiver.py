@@ -27,7 +27,6 @@ from pisyncd.uplink import Uplink
 
 log = structlog.get_logger()
 
-TYPES = "records.types"
 ANSWER_INVALID = "answer-invalid"
 STALLED = "link-stalled"
 #: Of the outbox: what was written here has to be sent before this page can be applied.
@@ -67,7 +66,6 @@ class Receiver:
         self._occasion = True
         self._more = False
         self._since_ms: int | None = None
-        self._typed = False
         self._attentive = False
         self._held = False
         way.listen(self.wake)
@@ -141,13 +139,13 @@ class Receiver:
         self._asked = self._occasion = False
         self._past = pull.asked(self._past, now_ms)
         try:
-            await self._match_types()
             await self._fetch(decision.wait_s, trial=trial)
         except PiSyncError as error:
             if isinstance(error, TooLarge) and self._past.limit > pull.PAGE_MIN:
                 self._past = pull.too_large(self._past)
                 return 0.0
             if error.code == OWN_FIRST:
+                self._asked = True
                 return OWN_FIRST_S
             self._answer("offline" if isinstance(error, LinkDown) else error.code)
             if not isinstance(error, TransientError):
@@ -175,16 +173,6 @@ class Receiver:
             records=self._attentive,
             online_s=(self._outbox.db.now_ms() - self._way.link_since_ms) / 1000,
         )
-
-    async def _match_types(self) -> None:
-        """A cursor holds for the types that it was got with."""
-        if self._typed:
-            return
-        wanted = ",".join(self._types)
-        if (await self._outbox.memory.get(TYPES) or "") != wanted:
-            await self._outbox.records.begin_sweep()
-            await self._outbox.memory.set(TYPES, wanted)
-        self._typed = True
 
     async def _fetch(self, wait_s: float, *, trial: bool) -> None:
         """One page, and what it brings. Raises what the request raises, StorageBusy."""

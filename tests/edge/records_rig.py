@@ -68,9 +68,11 @@ class RecordCloud:
         self.asked.append(dict(request.query))
         if self.odd:
             return await self.odd.pop(0)(request)
-        since = request.query.get("since", f"{self.epoch}.0")
+        # as the cloud's, a cursor holds for the types that it was got with
+        now = f"{self.epoch}{request.query.get('types', '')}"
+        since = request.query.get("since", f"{now}.0")
         epoch, _, number = since.partition(".")
-        if epoch != self.epoch:
+        if epoch != now:
             return problem(request, 410, "cursor-expired")
         wait_s = float(request.query.get("wait", 0))
         ring = self.moved.next()
@@ -98,7 +100,7 @@ class RecordCloud:
         reached = self.order[keys[limit - 1]] if len(keys) > limit else self.head
         data = {
             "changes": changes,
-            "cursor": f"{self.epoch}.{reached}",
+            "cursor": f"{self.epoch}{request.query.get('types', '')}.{reached}",
             "more": len(keys) > limit,
             "rules_etag": record.rules_etag(record.BUILT_IN),
         }

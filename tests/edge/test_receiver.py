@@ -280,12 +280,14 @@ async def test_a_device_without_records_listens_for_an_hour_and_then_is_quiet(ri
 async def test_other_types_are_fetched_from_the_beginning(rig):
     rig.cloud.write("progress", "a", {"percent": 1})
     await rig.receiver.step()
-    await rig.again(types=("progress", "profile")).step()
-    assert rig.cloud.asked[-1].get("since") is None
+    receiver = rig.again(types=("progress", "profile"))
+    assert await receiver.step() == 0.0
+    await receiver.step()
+    assert [asked.get("since") for asked in rig.cloud.asked] == [None, "a.1", None]
     assert rig.cloud.asked[-1]["types"] == "profile,progress"
     rig.clock.pass_s(1)
     step = await rig.held()
-    assert rig.cloud.asked[-1]["since"] == "a.1"
+    assert rig.cloud.asked[-1]["since"] == "aprofile,progress.1"
     rig.stop.set()
     await step
 
