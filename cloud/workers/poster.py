@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
@@ -125,7 +125,7 @@ class Poster:
         lookup: Lookup | None = None,
     ) -> None:
         self.timeout_s = timeout_s
-        self.allow = allow
+        self.allow = tuple(allow)
         self._now_ms = now_ms
         self._lookup: Lookup = lookup or Names()
         self._sessions: dict[str, aiohttp.ClientSession] = {}
@@ -145,7 +145,7 @@ class Poster:
             endpoint.secrets(at_ms), event_id=event_id, timestamp_s=at_ms // 1000, attempt=attempt, body=body
         )
         status, error, retry_after, answer = None, None, "", ""
-        judged = targets.judge(endpoint.url, self.allow)
+        judged = _judge(endpoint.url, self.allow)
         if isinstance(judged, targets.Fault):
             error, answer = judged.code, judged.detail
         else:
@@ -194,6 +194,11 @@ class Poster:
             await session.close()
 
 
+@lru_cache(maxsize=1024)
+def _judge(url: str, allow: tuple[Network, ...]) -> targets.Target | targets.Fault:
+    return targets.judge(url, allow)
+
+
 async def _exchange(
     session: aiohttp.ClientSession, url: str, headers: dict[str, str], body: bytes
 ) -> tuple[int, str, str]:
@@ -204,11 +209,14 @@ async def _exchange(
 
 async def _beginning(answer: aiohttp.ClientResponse) -> str:
     """Up to 1 KB; a body that stalls or breaks off changes nothing about the status."""
-    data = b""
+    data, content = b"", answer.content
     try:
-        async with asyncio.timeout(ANSWER_S):
-            while len(data) < ANSWER_BYTES_MAX and (more := await answer.content.read(ANSWER_BYTES_MAX - len(data))):
-                data += more
+        if content.is_eof() and content.total_bytes <= ANSWER_BYTES_MAX:
+            data = await answer.read()
+        else:
+            async with asyncio.timeout(ANSWER_S):
+                while len(data) < ANSWER_BYTES_MAX and (more := await content.read(ANSWER_BYTES_MAX - len(data))):
+                    data += more
     except (aiohttp.ClientError, OSError):
         answer.close()
     return data.decode("utf-8", "replace").replace("\0", "\ufffd")
