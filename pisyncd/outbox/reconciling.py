@@ -99,6 +99,10 @@ class Reconciling:
             return "dropped"
         incoming = self._incoming(change)
         known = before.state if before is not None else record.EMPTY
+        if before is not None and before.pass_number < recordrows.pass_number(db):
+            # In a full fetch: what the cloud has lost of others' writes it would not take from here; they would stay
+            # in this copy alone, for ever.
+            known = merge.admitted(known, incoming, self._rows.instance.mine.__contains__)
         kept = self._rows.keep(
             db,
             change.type,
