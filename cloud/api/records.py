@@ -177,7 +177,8 @@ def _after(request: web.Request) -> str:
     """The id after which a page begins. Raises Refusal 422."""
     cursor = request.query.get("cursor", "")
     try:
-        after = base64.urlsafe_b64decode(cursor.encode("ascii") + b"==").decode("ascii")
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        after = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
     except ValueError:
         after = "/"
     if after and not record.is_record_id(after):
