@@ -74,7 +74,7 @@ class Inbound:
         """What a webhook says, when it is signed and fresh. Raises Refusal 400, 401, 413, 422, 503."""
         self.check_on()
         # Of a header that is there twice, another program may read the other one.
-        names = [name.lower() for name in headers]
+        names = [name.lower() for name, _ in headers.items()]
         if any(names.count(name) > 1 for name in _SIGNED):
             raise rules.unsigned()
         signed = signing.verified(self._secrets, headers, body)

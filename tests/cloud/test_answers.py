@@ -145,6 +145,7 @@ class There:
         """Status, body and request id."""
         who, path, body = ASKS[operation.name]
         headers = dict(self.who[who])
+        data: bytes | None
         if who == "signed":
             data = told(*body)
             headers["x-webhook-signature"] = hmac.new(SECRET.encode(), data, hashlib.sha256).hexdigest()
