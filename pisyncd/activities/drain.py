@@ -133,7 +133,9 @@ class Drain:
                 self._refused[item.stream, item.seq] = (codes[item.id], item)
         lost = self._leaving()
         self.lost += sum(map(len, lost.values()))
-        self.accepted += await self._outbox.messages.accept_through(dict(self.marks), lost, self._outbox.ledger)
+        # added after the wait: two answers at once would count one from before the other
+        accepted = await self._outbox.messages.accept_through(dict(self.marks), lost, self._outbox.ledger)
+        self.accepted += accepted
         self._delivered()
 
     def _leaving(self) -> dict[str, list[wire.Item]]:
