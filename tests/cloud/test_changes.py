@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from conftest import Cloud, StartCloud
 from feed_helpers import device, execute, subscribe, write
@@ -52,7 +53,7 @@ async def test_the_answer_is_what_devices_read(cloud: Cloud) -> None:
     await write(cloud.services.db, "a1", A)
     status, body = await at_a.ask(rules="")
     assert status == 200
-    changes = recordwire.msgspec.convert(body["data"], recordwire.Changes)
+    changes = msgspec.convert(body["data"], recordwire.Changes)
     assert record.checked_state(record.encode(changes.changes[0].state or record.EMPTY).encode())
     assert changes.rules == record.BUILT_IN
     assert changes.rules_etag == record.rules_etag(record.BUILT_IN)

@@ -37,6 +37,27 @@ async def test_a_commit_wakes_whom_it_concerns_alone(cloud: Cloud) -> None:
     assert feed_.held == 0
 
 
+async def test_what_one_device_tells_wakes_the_others_of_its_site(cloud: Cloud) -> None:
+    """The whole way: a batch, its record, the feed."""
+    one, two = await device(cloud, "pi-1", site=["A"]), await device(cloud, "pi-2", site=["A"])
+    other = await device(cloud, "pi-3", site=["B"])
+    for each in (one, two, other):
+        await each.pull()
+    waits = [asyncio.create_task(each.ask(wait=900)) for each in (two, other)]
+    await until(lambda: cloud.services.feed.held == 2)
+    item = {"itemType": "progress", "itemData": {"progressId": "p1", "percent": 75}, "id": "i1"}
+    status, body = await cloud.call(
+        "POST", "/api/telemetry/batch", json={"batchId": "b", "items": [item]}, headers=one.headers
+    )
+    assert (status, body["data"]["successful"]) == (200, 1)
+    (change,) = (await waits[0])[1]["data"]["changes"]
+    assert (change["type"], change["id"]) == ("progress", "p1")
+    assert not waits[1].done()
+    assert await one.pull() == ["p1"]
+    cloud.services.feed.release()
+    assert (await waits[1])[1]["data"]["changes"] == []
+
+
 async def test_what_is_there_is_not_waited_for(cloud_lite: Cloud) -> None:
     pi = await device(cloud_lite, "pi", site=["A"])
     await write(cloud_lite.services.db, "a", A)

@@ -273,6 +273,23 @@ async def test_choices_that_are_refused(cloud_lite: Cloud, body: bytes, status: 
     assert (await get(cloud, f"/api/conflicts/{found}"))["data"]["state"] == "open"
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['"\\u0000"', '"\\ud800"', "1e400", "-0.0", "1e-400", "9" * 400, "18446744073709551615", '{"": null}', "[[[]]]"],
+)
+async def test_odd_values_are_kept_or_refused(cloud: Cloud, pi: Device, value: str) -> None:
+    (found,) = await tell(
+        pi, "attendance", "t1", fields(EMPTY, MANUAL, ONE, here=1), fields(EMPTY, MANUAL, TWO, here=2)
+    )
+    path, headers = f"/api/conflicts/{found}/resolve", await cloud.key("operator")
+    body = f'{{"fields": {{"note": {value}, "note2": {value}}}}}'
+    status, answer = await cloud.call("POST", path, data=body.encode(), headers=headers)
+    assert status in (200, 400, 422), answer
+    told = (await get(cloud, f"/api/conflicts/{found}"))["data"]
+    assert told["state"] == ("resolved" if status == 200 else "open")
+    assert (await pi.ask())[0] == 200
+
+
 async def test_who_may(cloud_lite: Cloud) -> None:
     pi = await device(cloud_lite, "pi-1", site=["A"])
     base = fields(EMPTY, PROGRESS, ONE, percent=10)
