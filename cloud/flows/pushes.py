@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 
 from cloud.flows.recording import Author, Entry, Recording, device_author, user_author
 from cloud.rules import records as rules
@@ -25,10 +26,13 @@ from pisyncd.core.problems import Refusal
 from pisyncd.core.recordwire import Plain
 from pisyncd.core.timeline import Bounds
 
+log = structlog.get_logger()
+
 SEQ_CONFLICT = "seq-conflict"
 _PURGED = Refused(code="record-purged", detail="this record was removed for good")
 # What a database wrote after it was set back does not know what it wrote before: it has to come by another name.
 _SET_BACK = Refused(code=SEQ_CONFLICT, detail="numbers before this one in its stream were received before")
+_BROKEN = Refused(code="item-invalid", detail="the cloud cannot make sense of it; its log has the details")
 _NOT_YOURS = Refused(code="ownership-mismatch", detail="this record does not concern the sender")
 
 
@@ -146,9 +150,14 @@ class _Taking:
             return _PURGED
         if not self._may(entry, item, author):
             return _NOT_YOURS
-        if isinstance(item.record, RecordPush):
-            return self._pushed(entry, item, item.record, author)
-        return self._plain(entry, item, item.record, author)
+        try:
+            if isinstance(item.record, RecordPush):
+                return self._pushed(entry, item, item.record, author)
+            return self._plain(entry, item, item.record, author)
+        except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError):
+            # What the rules stumble over would come again for ever, and hold up all that is behind it.
+            log.exception("record.failed", type=entry.key[0], device=author.dk)
+            return _BROKEN
 
     def _may(self, entry: Entry, item: _Item, author: Author) -> bool:
         if item.unit.dk:

@@ -148,16 +148,16 @@ class Recording:
         """Takes a new state; gives the decisions that it brought up. `user_id`: whom it concerns beside its fields."""
         if state == entry.state:
             return []
-        entry.state, entry.author = state, author
-        entry.view = merge.view(state, entry.rule)
+        # Reckoned before anything is taken: what cannot be shown must leave the record as it was.
+        view = merge.view(state, entry.rule)
+        now = {one.id: one for one in merge.decisions(*entry.key, state, entry.rule)}
+        news = [decision for found, decision in now.items() if found not in entry.decisions]
+        entry.state, entry.author, entry.view, entry.decisions = state, author, view, now
         if author.dk:
             entry.added.add(("device", self._devices[author.dk]))
             entry.added.update(scope for scope in self._subscriptions[author.dk] if scope[0] == "site")
         if user_id:
             entry.added.add(("user", user_id))
-        now = {one.id: one for one in merge.decisions(*entry.key, state, entry.rule)}
-        news = [decision for found, decision in now.items() if found not in entry.decisions]
-        entry.decisions = now
         entry.news |= {decision.id: (decision, author.dk) for decision in news}
         return news
 
