@@ -236,7 +236,8 @@ async def is_open(db: Database, cut_ms: int, now_ms: int) -> bool:
 async def open_heads(db: Database, resource: str) -> set[int]:
     """The first unfinished delivery of a resource at each endpoint."""
     async with db.reading() as tx:
-        return {row["id"] for row in await tx.all("webhook_open_heads", resource=resource)}
+        rows = await tx.all("webhook_open_heads", resource=resource)
+    return {row["id"] for row in rows if row["id"] is not None}
 
 
 async def forget(db: Database, now_ms: int, keep_days: int) -> int:

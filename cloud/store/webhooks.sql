@@ -63,13 +63,13 @@ SELECT CASE WHEN EXISTS (
 ) THEN 1 ELSE 0 END
 
 -- name: webhook_open_heads
--- The first unfinished delivery of a resource at each endpoint that is sent to.
-SELECT min(d.id) AS id, d.endpoint_id
-FROM webhook_endpoint AS e
-JOIN webhook_delivery AS d
-    ON d.endpoint_id = e.id AND d.resource = :resource AND d.state IN ('pending', 'processing')
-WHERE e.state = 'enabled'
-GROUP BY d.endpoint_id
+-- The first unfinished delivery of a resource at each endpoint that is sent to; null where there is none. Not a join:
+-- SQLite would go through the whole backlog for it.
+SELECT (
+    SELECT min(d.id) FROM webhook_delivery AS d
+    WHERE d.endpoint_id = e.id AND d.resource = :resource AND d.state IN ('pending', 'processing')
+) AS id
+FROM webhook_endpoint AS e WHERE e.state = 'enabled'
 
 -- name: webhook_lease_over
 SELECT count(*) FROM webhook_delivery WHERE state = 'processing' AND lease_until_ms < :now_ms
