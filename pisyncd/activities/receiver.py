@@ -207,7 +207,7 @@ class Receiver:
             more=page.more,
         )
         self._more = page.more
-        applied = await records.apply(page, sweeping=await records.sweeping())
+        applied = await records.apply(page, sweeping=await records.sweeping(), types=self._types)
         log.debug("records.received", count=applied.count, dropped=applied.dropped, more=page.more)
         if trial:
             await self._way.succeeded()

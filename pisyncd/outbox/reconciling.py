@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,16 +58,18 @@ class Reconciling:
         self._rows = rows
         self._db = rows.db
 
-    async def apply(self, page: recordwire.Changes, *, sweeping: bool) -> Applied:
+    async def apply(self, page: recordwire.Changes, *, sweeping: bool, types: Collection[str] = ()) -> Applied:
         """One page of changes and its cursor, in one transaction. Raises StorageBusy; nothing is applied then."""
         rules = dict(self._rows.rules)
         try:
-            return await self._db.write(lambda db: self._page(db, page, sweeping=sweeping))
+            return await self._db.write(lambda db: self._page(db, page, sweeping=sweeping, types=types))
         except BaseException:
             self._rows.rules = rules
             raise
 
-    def _page(self, db: sqlite3.Connection, page: recordwire.Changes, *, sweeping: bool) -> Applied:
+    def _page(
+        self, db: sqlite3.Connection, page: recordwire.Changes, *, sweeping: bool, types: Collection[str]
+    ) -> Applied:
         if page.rules is not None:
             self._take_rules(db, page.rules, page.rules_etag)
         counts = dict.fromkeys(("count", "dropped", "skipped", "owed"), 0)
@@ -84,7 +86,7 @@ class Reconciling:
         _books.set_cursor(db, name=CURSOR, value=page.cursor)
         _books.set_cursor(db, name=PULLED, value=str(self._db.clock.wall_ms()))
         if not page.more and (sweeping or _books.get_cursor(db, name=SWEEPING) is not None):
-            counts["dropped"] += self._end_sweep(db)
+            counts["dropped"] += self._end_sweep(db, types)
         return Applied(**counts)
 
     def _one(self, db: sqlite3.Connection, change: recordwire.Change, counts: dict[str, int]) -> str:
@@ -168,8 +170,10 @@ class Reconciling:
 
         await self._db.write(work)
 
-    def _end_sweep(self, db: sqlite3.Connection) -> int:
+    def _end_sweep(self, db: sqlite3.Connection, types: Collection[str]) -> int:
         found = [tuple(row) for row in _sql.swept(db, pass_number=recordrows.pass_number(db))]
+        # what was not asked for did not come, which says nothing of it
+        found = [each for each in found if not types or each[0] in types]
         for record_type, record_id in found:
             self._rows.drop(db, record_type, record_id)
         _books.drop_cursor(db, name=SWEEPING)

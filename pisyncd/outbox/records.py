@@ -226,12 +226,13 @@ class Records:
         value = await self._cursor(reconciling.PULLED)
         return None if value is None else int(value)
 
-    async def apply(self, page: recordwire.Changes, *, sweeping: bool) -> Applied:
+    async def apply(self, page: recordwire.Changes, *, sweeping: bool, types: Collection[str] = ()) -> Applied:
         """Joins a page of changes into this copy and keeps its cursor, in one transaction. Raises StorageBusy.
 
-        What cannot be read is skipped and logged. `sweeping`: with the last page, what did not come is dropped.
+        What cannot be read is skipped and logged. `sweeping`: with the last page, what did not come is dropped, of
+        `types` if only those were asked for.
         """
-        applied = await self._reconciling.apply(page, sweeping=sweeping)
+        applied = await self._reconciling.apply(page, sweeping=sweeping, types=types)
         if applied.owed:
             self.changed()
         return applied

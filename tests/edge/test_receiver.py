@@ -292,6 +292,20 @@ async def test_other_types_are_fetched_from_the_beginning(rig):
     await step
 
 
+async def test_what_was_not_asked_for_stays_when_all_is_fetched_anew(rig):
+    for name in ("kept", "dropped"):
+        rig.cloud.write("profile", name, {"grade": 1})
+    rig.cloud.write("progress", "here", {"percent": 1})
+    await rig.receiver.step()
+    del rig.cloud.order["profile", "dropped"]
+    receiver = rig.again(QUIET, types=("profile",))
+    rig.cloud.order = {key: number for key, number in rig.cloud.order.items() if key[0] == "profile"}
+    assert await receiver.step() == 0.0
+    await receiver.step()
+    shown = [await rig.shows(*key) for key in (("profile", "kept"), ("profile", "dropped"), ("progress", "here"))]
+    assert shown == [{"grade": 1}, None, {"percent": 1}]
+
+
 async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(rig, monkeypatch):
     monkeypatch.setattr("pisyncd.holding.PAGE_BYTES_MAX", 3000)
     for number in range(100):
