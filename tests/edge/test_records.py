@@ -419,6 +419,21 @@ async def test_what_the_cloud_has_lost_is_owed_again(outbox: Outbox, records: Re
     assert (await records.apply(page(whole), sweeping=False)).owed == 0
 
 
+async def test_what_the_cloud_has_lost_of_others_goes_here_too_and_ones_own_stays(
+    outbox: Outbox, records: Records
+) -> None:
+    await records.apply(page(by_cloud("profile", "u", {"lost": 1})), sweeping=False)
+    await records.write("profile", "u", Patch({"own": 2}))
+    await acknowledge(outbox)
+    restored = merge.put(record.EMPTY, record.BUILT_IN["profile"], {"new": 3}, Pen.of_cloud("c-0002", 9_000))
+    await records.begin_sweep()
+    applied = await records.apply(page(Change(type="profile", id="u", state=restored)), sweeping=True)
+    kept = await records.read("profile", "u")
+    assert kept is not None
+    assert (kept.fields, applied.owed) == ({"new": 3, "own": 2}, 1)
+    assert CLOUD not in kept.state.version, "the cloud would never take it from here: it would stay in this copy alone"
+
+
 async def test_a_write_that_was_refused_or_renamed_is_not_pressed_upon_the_cloud(
     outbox: Outbox, records: Records
 ) -> None:
