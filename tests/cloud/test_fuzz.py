@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
 import json
 import os
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,6 +28,9 @@ PROFILE = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+
+
+SECRET = "w"
 
 
 @dataclass
@@ -67,7 +73,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
             stderr=log,
             text=True,
             # What is off answers 503; so nothing is.
-            env={**os.environ, "PISYNC_CLOUD_CRON_SECRET": "c", "PISYNC_CLOUD_WEBHOOK_SECRET": "w"},
+            env={**os.environ, "PISYNC_CLOUD_CRON_SECRET": "c", "PISYNC_CLOUD_WEBHOOK_SECRET": SECRET},
         )
     try:
         assert process.stdout is not None
@@ -172,6 +178,34 @@ def test_any_batch(target: Target, body: Any) -> None:
     if answer[0] == 200:
         data = json.loads(answer[2])["data"]
         assert data["processed"] == data["successful"] + data["failed"] + data["conflicts"] == len(body["items"])
+
+
+TOLD = (
+    st.fixed_dictionaries(
+        {
+            "id": WORD | JSON,
+            "type": st.sampled_from(["enrollment.created", "profile.updated", "user.deleted", "x"]) | JSON,
+            "resourceId": st.sampled_from(["r-1", "r-2"]) | WORD,
+            "resourceType": st.sampled_from(["enrollment", "profile", "user"]) | JSON,
+            "timestamp": st.builds(lambda: datetime.now(UTC).isoformat()) | TIMES,
+        },
+        optional={"data": st.dictionaries(WORD, JSON, max_size=4) | JSON, "retryCount": JSON, "status": JSON},
+    )
+    | JSON
+)
+
+
+@PROFILE
+@given(hook=st.sampled_from(["postEnrollmentChanged", "postProfileUpdated"]), body=TOLD, other=HEADER)
+def test_any_signed_webhook(target: Target, hook: str, body: Any, other: str) -> None:
+    operation = next(one for one in OPERATIONS if one.name == hook)
+    data = encoded(body)
+    signature = hmac.new(SECRET.encode(), data, hashlib.sha256).hexdigest()
+    answer = target.call("POST", operation.path, {"x-webhook-signature": signature}, data)
+    check(target, operation, answer)
+    assert answer[0] != 401 or json.loads(answer[2])["code"] == "timestamp-outside-tolerance"
+    answer = target.call("POST", operation.path, {"x-webhook-signature": other + signature[1:]}, data)
+    check(target, operation, answer)
 
 
 @PROFILE
