@@ -56,11 +56,18 @@ class Drain:
     """
 
     def __init__(
-        self, outbox: Outbox, post: Post, size: Size, pace: Pace, delivered: Callable[[], None] = lambda: None
+        self,
+        outbox: Outbox,
+        post: Post,
+        size: Size,
+        pace: Pace,
+        delivered: Callable[[], None] = lambda: None,
+        used: Callable[[list[wire.Item]], Awaitable[bool]] | None = None,
     ) -> None:
         self._outbox = outbox
         self._post = post
         self._delivered = delivered
+        self._used = used
         self._size = size
         self._sent_through: dict[str, int] = {}
         self._refused: dict[tuple[str, int], tuple[str, wire.Item]] = {}
@@ -71,6 +78,7 @@ class Drain:
         self.lost = 0
         self.met = False
         self.renumbered: set[str] = set()
+        self._records = False
         self.backlog = False
         self.next = wire.Pacing()
         self.trouble: TransientError | PermanentError | None = None
@@ -82,7 +90,7 @@ class Drain:
         batch = first
         try:
             while under_way or (batch and self.trouble is None):
-                while batch and self.trouble is None and len(under_way) < self.pace.window:
+                while batch and self.trouble is None and len(under_way) < self._window(batch):
                     batch = self._fitting(batch)
                     under_way.add(asyncio.create_task(self._deliver(batch)))
                     batch = [] if enough() else await self._following()
@@ -93,6 +101,12 @@ class Drain:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
+
+    def _window(self, batch: list[wire.Item]) -> int:
+        """One batch after the other until a record was new to the cloud: of a database that was set back the cloud would
+        take what follows a used number when that came first."""
+        self._records = self._records or any(map(_is_record, batch))
+        return 1 if self._records and not self._outbox.records.confirmed else self.pace.window
 
     def _fitting(self, items: list[wire.Item]) -> list[wire.Item]:
         chosen = fitting(items, self._size.bytes_max)
@@ -126,10 +140,18 @@ class Drain:
             self.marks[stream] = max(mark, self.marks.get(stream, 0))
         codes = {each.itemId: each.code or each.status for each in answer.results if _is_refused(each)}
         self.renumbered |= {item.stream for item in items if item.stream and codes.get(item.id or "") == SEQ_CONFLICT}
+        renamed = await self._renamed(items, codes)
+        self._confirm(items, answer, codes)
         self.met = self.met or any(each.resolution is not None for each in answer.results)
         for item in items:
             # a refused loss that became a loss would be refused again, for ever
-            if item.id in codes and item.stream and item.seq and item.itemType not in (wire.STREAM_LOSS, DROPPED):
+            if (
+                item.id in codes
+                and item.id not in renamed
+                and item.stream
+                and item.seq
+                and item.itemType not in (wire.STREAM_LOSS, DROPPED)
+            ):
                 self._refused[item.stream, item.seq] = (codes[item.id], item)
         lost = self._leaving()
         self.lost += sum(map(len, lost.values()))
@@ -137,6 +159,16 @@ class Drain:
         accepted = await self._outbox.messages.accept_through(dict(self.marks), lost, self._outbox.ledger)
         self.accepted += accepted
         self._delivered()
+
+    async def _renamed(self, items: list[wire.Item], codes: Mapping[str, str]) -> set[str | None]:
+        """The records among them whose numbers another copy of this database has used: they are owed anew."""
+        used = [item for item in items if _is_record(item) and codes.get(item.id or "") == SEQ_CONFLICT]
+        return {item.id for item in used} if used and self._used is not None and await self._used(used) else set()
+
+    def _confirm(self, items: list[wire.Item], answer: wire.BatchOutcome, codes: Mapping[str, str]) -> None:
+        """A record that was new to the cloud says that no other copy of this database counts; a repeat says nothing."""
+        if not answer.duplicates and any(_is_record(item) and item.id not in codes for item in items):
+            self._outbox.records.confirm()
 
     def _leaving(self) -> dict[str, list[wire.Item]]:
         """The messages that leave now although the cloud refused them, by code."""
@@ -149,6 +181,10 @@ class Drain:
     def gaps(self) -> Mapping[str, int]:
         """Streams of which the cloud misses numbers that this device no longer holds -> the first one it holds."""
         return {stream: seq for stream, seq in self.firsts.items() if self.marks.get(stream, seq) < seq - 1}
+
+
+def _is_record(item: wire.Item) -> bool:
+    return (item.stream or "").startswith(f"{wire.STREAM_RECORD}-") and item.itemType != DROPPED
 
 
 def _is_refused(result: wire.ItemResult) -> bool:

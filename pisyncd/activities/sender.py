@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import structlog
 
@@ -92,7 +92,7 @@ class Sender:
         if wait_s > 0:
             return wait_s
         size = Size(items=self._items, bytes_max=self._bytes_max if self._single else SHARED_BYTES_MAX)
-        drain = Drain(self._outbox, self._post, size, self._pace, self.ended)
+        drain = Drain(self._outbox, self._post, size, self._pace, self.ended, self._used)
         await drain.run(items, lambda: self._single or self.stopping() or drain.next not in (NO_PACE, self._obeyed))
         if drain.lost:
             log.warning("messages.refused", count=drain.lost)
@@ -112,17 +112,22 @@ class Sender:
             raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
 
-    async def _renew(self, renumbered: set[str]) -> None:
-        """A copy of this database counts, too: what is written from now on goes by another name, and records that were
-        refused go once more. What waits in the old streams meets the same, and renews nothing."""
-        if not renumbered or self._renewals > RENEWALS_MAX:
-            return
+    async def _renew(self, renumbered: Collection[str]) -> bool:
+        """A copy of this database counts, too: what is written from now on goes by another name. What waits in the old
+        streams meets the same, and renews nothing. False: a cloud that says so of every number is not answered."""
+        if self._renewals > RENEWALS_MAX:
+            return False
         if any(self._outbox.instance.outbox_id in stream.split("-") for stream in renumbered):
-            # a cloud that says so of every number must not be answered for ever
             self._renewals += 1
             await self._outbox.instance.renew(SEQ_CONFLICT)
-        if any(stream.startswith(wire.STREAM_RECORD) for stream in renumbered):
-            await self._outbox.records.repush()
+        return True
+
+    async def _used(self, items: list[wire.Item]) -> bool:
+        """What records said under numbers that another copy has used is owed again by another name; False: not."""
+        if not await self._renew({item.stream for item in items if item.stream}):
+            return False
+        await self._outbox.records.stand_beside(items)
+        return True
 
     async def _post(self, items: list[wire.Item]) -> wire.BatchAnswer:
         clock = self._outbox.db.clock

@@ -556,3 +556,29 @@ def renamed(incoming: State, writer: str) -> State:
     version = {name: count for name, count in incoming.version.items() if name != writer}
     version[alias] = incoming.version[writer]
     return State(version=dict(sorted(version.items())), registers=registers)
+
+
+def split(state: State, writer: str, first: int, alias: str) -> State:
+    """The same with what `writer` wrote from the count `first` on as another one's: at the device, when another copy of
+    its database has used those numbers. Counts stay."""
+    registers = {
+        name: tuple(
+            sorted(
+                (
+                    msgspec.structs.replace(each, writer=alias)
+                    if each.writer == writer and each.count >= first
+                    else each
+                    for each in writes
+                ),
+                key=lambda write: write.dot,
+            )
+        )
+        for name, writes in state.registers.items()
+    }
+    version = {**state.version, writer: first - 1, alias: state.version[writer]}
+    return State(version=dict(sorted((name, count) for name, count in version.items() if count)), registers=registers)
+
+
+def alias_of(writer: str, of: str) -> str:
+    """Another name of a writer, the same for the same `of`: 'd-5f0c' -> 'd-5f0c~1a2b3c4d'."""
+    return f"{writer.partition('~')[0]}~{hashlib.sha256(of.encode()).hexdigest()[:8]}"

@@ -115,6 +115,10 @@ class Instance:
         """The writer that this is: 'd-5f0c8e21aa03b7c4'."""
         return self._kept.id
 
+    def is_mine(self, writer: str) -> bool:
+        """Whether this database has written as this one, by whichever name."""
+        return writer.partition("~")[0] in self.mine
+
     async def renew(self, reason: str) -> None:
         """From now on another writer, with new streams: this database has been set back. What waits stays as it is.
 

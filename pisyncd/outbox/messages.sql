@@ -46,6 +46,11 @@ SELECT coalesce(sum(accepted_seq), 0) FROM streams;
 -- The cloud will never take this message: its number is still sent, empty, so that the ones behind it are contiguous.
 UPDATE messages SET item_type = 'dropped', body = '{}' WHERE stream = :stream AND seq = :seq AND item_type <> 'dropped';
 
+-- name: from_number
+-- What waits of a stream from a number on, in order.
+SELECT seq, id, item_type, body, boot_id, boottime_ms, wall_ms, clock_trusted FROM messages
+WHERE stream = :stream AND seq >= :seq ORDER BY seq;
+
 -- name: streams_named
 SELECT stream FROM streams WHERE stream = :name OR stream GLOB :name || '-*';
 

@@ -13,6 +13,7 @@ import msgspec
 import structlog
 
 from pisyncd.core import merge, record, recordwire
+from pisyncd.core.errors import TransientError
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, TypeRule
 from pisyncd.outbox import recordrows
@@ -45,6 +46,12 @@ class Applied:
     dropped: int = 0
     skipped: int = 0
     owed: int = 0
+
+
+class OwnFirst(TransientError):
+    """What was written here goes to the cloud before its changes are applied."""
+
+    code = "own-writes-first"
 
 
 class Unreadable(Exception):
@@ -100,6 +107,7 @@ class Reconciling:
             self._rows.drop(db, change.type, change.id)
             return "dropped"
         incoming = self._incoming(change)
+        self._check_numbers(before, incoming)
         known = before.state if before is not None else record.EMPTY
         if before is not None and before.pass_number < recordrows.pass_number(db):
             # In a full fetch: what the cloud has lost of others' writes it would not take from here; they would stay
@@ -118,6 +126,14 @@ class Reconciling:
             self._rows.push_again(db, kept, incoming.version)
             counts["owed"] += 1
         return "count"
+
+    def _check_numbers(self, before: Kept | None, incoming: State) -> None:
+        """While it is not known that no other copy of this database has used its numbers, what waits goes first: what
+        the cloud has under them may be the other's, and each would erase what it has not seen of the other."""
+        if self._rows.confirmed or before is None or not before.waiting:
+            return
+        if any(self._rows.instance.is_mine(writer) for writer in incoming.version):
+            raise OwnFirst
 
     def _incoming(self, change: recordwire.Change) -> State:
         if change.type not in self._rows.rules:

@@ -15,6 +15,7 @@ from pisyncd.core.record import State, TypeRule
 from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.instance import Instance
 from pisyncd.outbox.messages import Messages
+from pisyncd.runtime.clock import Stamp
 
 _sql = queries("records", in_thread=True)
 _books = queries("books", in_thread=True)
@@ -76,6 +77,8 @@ class Rows:
         self.instance = instance
         self._messages = messages
         self.rules: dict[str, TypeRule] = dict(record.BUILT_IN)
+        #: Whether a write of this run was new to the cloud: then no other copy of this database has used its numbers.
+        self.confirmed = False
 
     def get(self, db: sqlite3.Connection, record_type: str, record_id: str) -> Kept | None:
         """The record, deleted or not."""
@@ -130,15 +133,19 @@ class Rows:
         state: State,
         base: Mapping[str, int],
         message_id: str | None = None,
+        stamp: Stamp | None = None,
     ) -> str:
-        """Owes the cloud the record as it is; gives the message's id, which is `message_id` when that is free."""
+        """Owes the cloud the record as it is; gives the message's id, which is `message_id` when that is free.
+
+        `stamp` is of its newest write, if that was not now.
+        """
         if message_id is None or self._messages.waiting(db, message_id) is not None:
             message_id = str(uuid.uuid4())
         raw = msgspec.Raw(record.encode(state).encode())
         pushed = recordwire.Pushed(type=record_type, id=record_id, state=raw, base=dict(base))
         item_type = record_type if record_type in recordwire.ITEM_TYPES else recordwire.ITEM_TYPE
         body = msgspec.json.encode(pushed).decode()
-        stamp = self.db.clock.stamp()
+        stamp = stamp or self.db.clock.stamp()
         self._messages.put(db, wire.STREAM_RECORD, item_type, body, message_id=message_id, stamp=stamp)
         return message_id
 
@@ -149,7 +156,7 @@ class Rows:
 
     def holds_own(self, state: State) -> bool:
         """Whether this device has written in it."""
-        return not self.instance.mine.isdisjoint(state.version)
+        return any(map(self.instance.is_mine, state.version))
 
     def review(self, db: sqlite3.Connection, kept: Kept) -> None:
         """What it shows by rules that are new. Raises UNSHOWABLE."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from pisyncd.core import merge, problems, record, recordwire
+from pisyncd.core import merge, problems, record, recordwire, wire
 from pisyncd.core.merge import Decision, Pen
 from pisyncd.core.record import State, TypeRule
-from pisyncd.outbox import reconciling
+from pisyncd.outbox import reconciling, setback
 from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.instance import Instance
 from pisyncd.outbox.messages import Messages
@@ -240,6 +240,21 @@ class Records:
     async def begin_sweep(self) -> None:
         """Fetch everything anew. Raises StorageBusy."""
         await self._reconciling.begin_sweep()
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is known in this run that this database has not been set back."""
+        return self._rows.confirmed
+
+    def confirm(self) -> None:
+        """A write of this run was new to the cloud: this database has not been set back."""
+        self._rows.confirmed = True
+
+    async def stand_beside(self, refused: Sequence[wire.Item]) -> None:
+        """Another copy of this database has used these numbers: what was written here under them, or after them, is
+        owed again under another name. Raises StorageBusy."""
+        if await self._db.write(lambda db: setback.stand_beside(db, self._rows, refused)):
+            self.changed()
 
     async def repush(self) -> int:
         """The cloud has lost what it had: all that was written here is owed again. How many. Raises StorageBusy."""
