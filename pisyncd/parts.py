@@ -100,12 +100,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         spool=spool,
         receiver=receiver,
     )
-
-    async def forgotten() -> None:
-        await lanes.doubt()
-        await outbox.records.repush()
-
-    sender.forgotten = forgotten
+    sender.forgotten = functools.partial(_forgotten, lanes, outbox)
     sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
     activities: list[Activity] = [
@@ -139,6 +134,12 @@ def _sender(config: Config, outbox: Outbox, way: Way, uplink: Uplink, *, once: b
     messages = config.messages
     outbox.messages.queue_max = messages.queue_max
     return Sender(outbox, uplink, way, batch_items=messages.batch_items, timeout_s=messages.timeout_s, patient=not once)
+
+
+async def _forgotten(lanes: Lanes, outbox: Outbox) -> None:
+    """The cloud has lost what it had acknowledged: files are looked at again, records are owed again."""
+    await lanes.doubt()
+    await outbox.records.repush()
 
 
 def _receiver(
