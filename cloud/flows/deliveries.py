@@ -26,7 +26,10 @@ SWITCHED_OFF = "switched off"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
-    """A delivery in somebody's hands. `body` is None when its event was removed (a purge) in the meantime."""
+    """A delivery in somebody's hands. `body` is None when its event was removed (a purge) in the meantime.
+
+    `early_for_ms`: it was not due before then, somebody asked for it; such an attempt uses nothing of the schedule up.
+    """
 
     id: int
     endpoint_id: str
@@ -36,6 +39,7 @@ class Item:
     event_id: str
     type: str
     body: bytes | None
+    early_for_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +124,7 @@ async def _claim(
             event_id=event["id"] if event else "",
             type=event["type"] if event else "",
             body=event["body"].encode() if event else None,
+            early_for_ms=row["due_at_ms"] if row["attempts"] and row["due_at_ms"] > now_ms else 0,
         )
 
     return Claim(
@@ -166,6 +171,7 @@ def _row(each: Ended, now_ms: int) -> tuple[object, ...]:
         attempted.status_code,
         attempted.error,
         None if verdict.state == "pending" else now_ms,
+        each.item.attempts + (verdict.state != "pending" or not each.item.early_for_ms),
     )
 
 

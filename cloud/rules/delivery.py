@@ -96,8 +96,14 @@ def error_of(status: int) -> str | None:
     return "endpoint-gone" if status == GONE else "http-status"
 
 
-def judge(attempted: Attempted, *, attempt: int, failing_since_ms: int | None, chance: float) -> Verdict:
-    """What attempt number `attempt` (from 1) means; `chance` is 0-1."""
+def judge(
+    attempted: Attempted, *, attempt: int, failing_since_ms: int | None, chance: float, early_for_ms: int = 0
+) -> Verdict:
+    """What attempt number `attempt` (from 1) means; `chance` is 0-1.
+
+    `early_for_ms`: somebody asked for it before it was due; when it fails, the attempt that was to come still comes
+    then, else asking often would use the schedule up.
+    """
     ended_ms = attempted.at_ms + attempted.duration_ms
     if attempted.error is None:
         return Verdict(state="delivered", due_at_ms=ended_ms)
@@ -109,9 +115,9 @@ def judge(attempted: Attempted, *, attempt: int, failing_since_ms: int | None, c
     held = None
     if attempted.status_code in BUSY and (wait_ms := retry_after_ms(attempted.retry_after, ended_ms)):
         held = ended_ms + wait_ms
-    if attempt >= ATTEMPTS_MAX or disable:
+    if disable or (attempt >= ATTEMPTS_MAX and not early_for_ms):
         return Verdict(state="failed", due_at_ms=ended_ms, held_until_ms=held, disable=disable)
-    due = ended_ms + delay_ms(attempt, chance)
+    due = early_for_ms or ended_ms + delay_ms(attempt, chance)
     return Verdict(state="pending", due_at_ms=max(due, held or 0), held_until_ms=held)
 
 

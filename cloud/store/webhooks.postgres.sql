@@ -39,7 +39,7 @@ ORDER BY d.id LIMIT :row_limit FOR UPDATE OF d SKIP LOCKED
 UPDATE webhook_delivery AS d SET state = 'processing', lease_until_ms = v.lease
 FROM unnest($1::bigint[], $2::bigint[]) AS v (id, lease)
 WHERE d.id = v.id AND d.state = 'pending'
-RETURNING d.id, d.resource, d.attempts, d.event_ord, d.kind
+RETURNING d.id, d.resource, d.attempts, d.due_at_ms, d.event_ord
 
 -- name: webhook_bodies
 SELECT ord, id, type, body FROM webhook_event WHERE ord = ANY($1::bigint[])
@@ -56,11 +56,11 @@ RETURNING d.id
 -- name: webhook_settle
 -- Only who still has the lease may say what became of it.
 UPDATE webhook_delivery AS d SET
-    state = v.state, attempts = attempts + 1, due_at_ms = v.due, lease_until_ms = NULL, status_code = v.status,
+    state = v.state, attempts = v.attempts, due_at_ms = v.due, lease_until_ms = NULL, status_code = v.status,
     error = v.error, ended_at_ms = v.ended
 FROM unnest(
-    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[]
-) AS v (id, lease, state, due, status, error, ended)
+    $1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::bigint[]
+) AS v (id, lease, state, due, status, error, ended, attempts)
 WHERE d.id = v.id AND d.state = 'processing' AND d.lease_until_ms = v.lease
 RETURNING d.id
 

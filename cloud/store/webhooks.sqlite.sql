@@ -37,7 +37,7 @@ ORDER BY d.id LIMIT :row_limit
 UPDATE webhook_delivery SET state = 'processing', lease_until_ms = v.lease
 FROM (SELECT value ->> 0 AS id, value ->> 1 AS lease FROM json_each(:rows)) AS v
 WHERE webhook_delivery.id = v.id AND webhook_delivery.state = 'pending'
-RETURNING webhook_delivery.id, resource, attempts, event_ord, kind
+RETURNING webhook_delivery.id, resource, attempts, due_at_ms, event_ord
 
 -- name: webhook_bodies
 SELECT e.ord, e.id, e.type, e.body FROM json_each(:rows) AS k JOIN webhook_event AS e ON e.ord = k.value ->> 0
@@ -54,12 +54,12 @@ RETURNING webhook_delivery.id
 -- name: webhook_settle
 -- Only who still has the lease may say what became of it.
 UPDATE webhook_delivery SET
-    state = v.state, attempts = attempts + 1, due_at_ms = v.due, lease_until_ms = NULL, status_code = v.status,
+    state = v.state, attempts = v.attempts, due_at_ms = v.due, lease_until_ms = NULL, status_code = v.status,
     error = v.error, ended_at_ms = v.ended
 FROM (
     SELECT
         value ->> 0 AS id, value ->> 1 AS lease, value ->> 2 AS state, value ->> 3 AS due, value ->> 4 AS status,
-        value ->> 5 AS error, value ->> 6 AS ended
+        value ->> 5 AS error, value ->> 6 AS ended, value ->> 7 AS attempts
     FROM json_each(:rows)
 ) AS v
 WHERE webhook_delivery.id = v.id AND webhook_delivery.state = 'processing' AND lease_until_ms = v.lease

@@ -224,7 +224,11 @@ class Dispatcher:
         answered = attempted.status_code is not None and attempted.status_code not in delivery.BUSY
         self._misses[endpoint.id] = 0 if answered else self._misses[endpoint.id] + 1
         verdict = delivery.judge(
-            attempted, attempt=attempt, failing_since_ms=endpoint.failing_since_ms, chance=self._chance()
+            attempted,
+            attempt=attempt,
+            failing_since_ms=endpoint.failing_since_ms,
+            chance=self._chance(),
+            early_for_ms=item.early_for_ms,
         )
         return Ended(item=item, attempted=attempted, verdict=verdict)
 

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
+import structlog
 from aiohttp import web
 from webhook_rig import LOOPBACK, Clock, Receiver, Sending, receiving, sending, update
 
@@ -55,7 +56,7 @@ class TestSchedule:
                 lite.clock.advance(pause - 0.3)
                 await lite.turn()
                 assert len(receiver.got) == attempt - 1
-                lite.clock.advance(0.3 + 1)
+                lite.clock.advance(0.3 + 10)
             await lite.turn()
             assert len(receiver.got) == attempt
         assert len({(each.id, each.body) for each in receiver.got}) == 1
@@ -523,6 +524,20 @@ class TestProcess:
         assert receiver.numbers("/x")[-2:] == [1, 2]
         assert await out.dispatcher.process("profile/nobody") == []
 
+    async def test_asking_often_does_not_use_the_schedule_up(self, out: Sending, receiver: Receiver) -> None:
+        receiver.behave["/x"] = 500
+        endpoint = await out.endpoint(receiver.url("/x"))
+        await out.announce(update("u1", 1))
+        await out.turn()
+        for _ in range(15):
+            assert [each.state for each in await out.dispatcher.process("profile/u1")] == ["pending"]
+        (row,) = await out.log(endpoint)
+        assert (row["attempts"], row["due_at_ms"] - out.clock()) == (1, pytest.approx(5000, abs=2000))
+        out.clock.advance(7)
+        await out.turn()
+        (row,) = await out.log(endpoint)
+        assert (row["attempts"], len(receiver.got)) == (2, 17)
+
     async def test_it_waits_no_longer_than_it_may(self, out: Sending, receiver: Receiver) -> None:
         gate = asyncio.Event()
 
@@ -545,6 +560,27 @@ class TestProcess:
             await out.dispatcher.process()
             assert set(await out.states(endpoint)) == {"delivered"}
         assert sorted(receiver.numbers("/x")) == list(range(100))
+
+
+async def test_failures_and_recoveries_are_logged_once_and_not_for_each_delivery(
+    lite: Sending, receiver: Receiver
+) -> None:
+    receiver.behave["/x"] = 500
+    endpoint = await lite.endpoint(receiver.url("/x"))
+    with structlog.testing.capture_logs() as lines:
+        await lite.announce(*(update(f"u{n}", n) for n in range(20)))
+        await lite.turn()
+        receiver.behave["/x"] = 200
+        lite.clock.advance(10)
+        await lite.turn()
+    told = [(line["event"], line["endpoint"]) for line in lines if line["event"].partition(".")[0] != "janitor"]
+    assert told == [
+        ("delivery.failed", endpoint.id),
+        ("endpoint.failing", endpoint.id),
+        ("endpoint.recovered", endpoint.id),
+    ]
+    assert (lines[0]["error"], lines[0]["attempt"], lines[0]["final"]) == ("http-status", 1, False)
+    assert endpoint.secret not in str(lines)
 
 
 class TestForgetting:
