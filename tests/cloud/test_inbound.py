@@ -285,6 +285,7 @@ HOSTILE: list[tuple[bytes | dict[str, Any], int, set[str]]] = [
     (event(data="x"), 422, {"/data"}),
     (event(data=None), 422, {"/data"}),
     (event(data={"a b": 1}), 422, {"/data/a b"}),
+    (event(data={"a": "\ud800"}), 400, set()),
     (event(data={"a": 2**60}), 422, {"/data/a"}),
     (event(data={"a": "\u0000"}), 422, {"/data/a"}),
     (event(data={"a": json.loads("[" * 20 + "]" * 20)}), 422, {"/data/a"}),
