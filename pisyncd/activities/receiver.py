@@ -191,8 +191,10 @@ class Receiver:
         except CursorExpired:
             if not since:
                 raise
-            log.info("records.fetched_anew", reason="the cursor has expired")
+            # a cloud that was set back has lost what was written here since: it must not be taken for removed
+            owed = await records.repush()
             await records.begin_sweep()
+            log.info("records.fetched_anew", reason="the cursor has expired", owed=owed)
             self._more = True
             return
         if page is None:

@@ -91,6 +91,21 @@ async def test_a_cursor_that_has_expired_fetches_all_anew_and_drops_what_is_no_m
     assert await rig.shows("progress", "dropped") is None
 
 
+async def test_what_was_written_here_outlives_a_cloud_that_was_set_back(rig):
+    rig.cloud.write("progress", "theirs", {"percent": 1})
+    await rig.receiver.step()
+    await rig.outbox.records.write("progress", "mine", Put(fields={"percent": 2}))
+    (item,) = await rig.outbox.messages.batch(9)
+    await rig.outbox.messages.accept_through({item.stream: item.seq})
+    rig.cloud.epoch, rig.cloud.order = "b", {}
+    rig.clock.pass_s(1)
+    assert await rig.receiver.step() == 0.0
+    await rig.receiver.step()
+    assert await rig.shows("progress", "theirs") is None
+    assert await rig.shows("progress", "mine") == {"percent": 2}
+    assert (await rig.outbox.records.read("progress", "mine")).waiting, "it is owed again"
+
+
 async def test_what_the_device_is_not_entitled_to_any_more_goes(rig):
     rig.cloud.write("profile", "u1", {"name": "Ada"})
     await rig.receiver.step()
