@@ -39,14 +39,16 @@ LEARNER = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
 IN_THE_CLOUD = "SELECT count(*), coalesce(sum(CASE WHEN deleted = 0 THEN 1 ELSE 0 END), 0) FROM record"
 
 #: A learner's progress; of each record another one.
+_ID = "@@RANDOM@@" * 4
 _PROGRESS = {
-    "userId": "@@RANDOM@@-9dc0-41d1-b245-0000@@RANDOM@@",
+    "userId": _ID,
+    "courseId": _ID,
     "moduleId": "mod_@@COUNT@@",
     "percent": 75,
     "score": 82.5,
     "attempts": 3,
     "timeSpent": 1260,
-    "completedLessons": ["lesson_1", "lesson_2", "lesson_@@COUNT@@"],
+    "completedLessons": ["lesson_1", "lesson_2", "lesson_@@RANDOM@@"],
     "startedAt": "2026-03-02T08:00:00.000Z",
 }
 
