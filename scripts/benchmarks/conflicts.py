@@ -143,7 +143,7 @@ def _pushed(record_type: str, number: int, writer: str) -> str:
         "percent": (number + int(writer[2:10], 16)) % 100,
         "moduleId": f"mod_{number}",
         "attempts": 1,
-        "state": f"{writer[-1]}{number}",
+        "state": f"{writer[:10]}{number}",
     }
     fields |= {"siteId": SITE}
     # three fields differ: percent, state, field_0; of a type that is kept whole that is one conflict
