@@ -117,6 +117,10 @@ class Feed:
                 began=cursor.began,
             )
             found = await rows.part(tx, wanted, limit=ask.limit, bytes_max=PAGE_BYTES_MAX)
+            # A tombstone that was dropped between both reads is in neither of them.
+            forgotten = (await rows.marks(tx)).forgotten if cursor.seq < seen.head else seen.forgotten
+            if cursors.read(ask.since, epoch, head=seen.head, forgotten=forgotten) is None:
+                raise CursorExpired(ask.types)
         sent = found[: ask.limit]
         more = bool(sent) and sent[0]["found"] > len(sent)
         # What does not concern the device is passed over for good.

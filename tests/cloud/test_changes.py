@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -190,6 +191,29 @@ async def test_tombstones_that_were_dropped(cloud: Cloud) -> None:
     assert (await early.pull())[0] == "410"
     begun = await device(cloud, "pi-begun", site=["A"])
     assert len(await begun.pull(limit=2)) == 6
+
+
+async def test_a_tombstone_that_is_dropped_while_the_feed_is_read(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = cloud.services.db
+    pi = await device(cloud, "pi", site=["A"])
+    await write(db, "a", A)
+    await write(db, "b", A)
+    assert await pi.pull() == ["a", "b"]
+    last = await write(db, "a", deleted=True)
+    await write(db, "b")
+    read = feed.part
+
+    async def dropped_before(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(feed, "part", read)
+        await execute(db, "UPDATE generation SET value = ? WHERE name = 'records-forgotten'", last)
+        await execute(db, "DELETE FROM record WHERE id = 'a'")
+        return await read(*arguments, **more)
+
+    monkeypatch.setattr(feed, "part", dropped_before)
+    assert await pi.pull() == ["410", "b"]
+    assert list(pi.copy) == ["b"]
 
 
 @pytest.mark.parametrize(
