@@ -109,7 +109,6 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         uploads = _open_uploads(settings, db)
         stack.push_async_callback(uploads.close)
         feed = Feed(db, Waiting(db), records.rules)
-        records.changed = feed.moved
         await stack.enter_async_context(feed.running())
         janitor = _janitor(settings, db, uploads)
         told = _inbound(settings, db, records)
@@ -120,6 +119,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(clock.running())
         dispatcher = _dispatcher(settings, db, poster, figures)
         await stack.enter_async_context(dispatcher.running())
+        records.changed = lambda: _moved(feed, dispatcher)
         rates = Rates(device=settings.rate_device_items, user=settings.rate_user_items)
         figures.watch_queue(ingest.waiting)
         figures.lend_rates(lambda: rates.refused)
@@ -183,6 +183,11 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor.add("conflicts", forget.conflicts)
     janitor.add("webhooks", lambda: deliveries.forget(db, wall_ms(), settings.webhook_keep_days))
     return janitor
+
+
+def _moved(feed: Feed, dispatcher: Dispatcher) -> None:
+    feed.moved()
+    dispatcher.wake()
 
 
 def open_poster(settings: Settings) -> Poster:

@@ -246,6 +246,19 @@ class TestWhatIsTold:
             "files": [{"path": "a/\\xff.txt", "sha256": sha256(b"one"), "bytes": 3}],
         }
 
+    async def test_records_in_the_order_of_their_changes(self, cloud: Cloud, receiver: Receiver) -> None:
+        admin = await cloud.key("admin")
+        await made(cloud, admin, receiver.url("/x"), "profile.*")
+        path = "/api/records/profile/u1"
+        for method, fields in (("PUT", {"name": "A"}), ("PATCH", {"name": "B"}), ("PATCH", {"name": "B"})):
+            status, answer = await cloud.call(method, path, json={"fields": fields}, headers=admin)
+            assert status in (200, 201), answer
+        assert (await cloud.call("DELETE", path, headers=admin))[0] == 200
+        status, answer = await cloud.call("POST", f"{path}/sync", headers=admin)
+        assert status == 200, answer
+        told = [(each.json["type"], each.json["resourceType"], each.json["resourceId"]) for each in receiver.got]
+        assert told == [(f"profile.{verb}", "profile", "u1") for verb in ("created", "updated", "deleted")]
+
 
 class TestLogAndReplay:
     async def test_the_log_has_every_attempt(self, cloud: Cloud, receiver: Receiver) -> None:
