@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import aiohttp
+import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from cloud.rules import delivery, signing, targets
@@ -23,6 +24,8 @@ from cloud.rules.delivery import Attempted
 from cloud.rules.targets import Network
 from cloud.store.webhooks import Endpoint
 from pisyncd import __version__
+
+log = structlog.get_logger()
 
 ANSWER_BYTES_MAX = 1024
 #: The status decides; how the answer's body begins is only for the log.
@@ -87,7 +90,9 @@ class _Guard(AbstractResolver):
     ) -> list[ResolveResult]:
         found = [address for text in await self._lookup(host) if (address := targets.parse_address(text)) is not None]
         usable = [each for each in found if targets.permitted(each, self._allow, plain=self._plain)]
-        if found and not usable:
+        if not found:
+            raise OSError(f"{host} has no address")
+        if not usable:
             raise TargetRefused(f"{host} is {', '.join(map(str, found))[:200]}")
         return [
             ResolveResult(
@@ -155,6 +160,10 @@ class Poster:
                 error = delivery.error_of(status)
             except (aiohttp.ClientError, OSError, ValueError) as fault:
                 error, answer = _meaning(fault)
+            except Exception as fault:
+                # An attempt that ended without a meaning would be made again at once, for ever.
+                log.exception("delivery.broken", endpoint=endpoint.id)
+                error, answer = "internal", type(fault).__name__
         return Attempted(
             at_ms=at_ms,
             duration_ms=round((time.monotonic() - begun_s) * 1000),

@@ -365,7 +365,8 @@ class TestTargets:
             assert done.error == "target-refused"
 
     @pytest.mark.parametrize(
-        ("host", "error"), [("closed", "connect"), ("nowhere", "dns"), ("plain", "tls"), ("raw", "answer-broken")]
+        ("host", "error"),
+        [("closed", "connect"), ("nowhere", "dns"), ("empty", "dns"), ("plain", "tls"), ("raw", "answer-broken")],
     )
     async def test_what_else_goes_wrong_has_a_name(
         self, tmp_path: Path, receiver: Receiver, host: str, error: str
@@ -373,6 +374,8 @@ class TestTargets:
         async def lookup(name: str) -> Sequence[str]:
             if name == "nowhere.example":
                 raise OSError("no such name")
+            if name == "empty.example":
+                return []
             return ["127.0.0.1"]
 
         async def raw(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -386,6 +389,7 @@ class TestTargets:
             "plain": receiver.base.rpartition(":")[2],
             "raw": str(server.sockets[0].getsockname()[1]),
             "nowhere": "1",
+            "empty": "1",
         }
         scheme = "https" if host == "plain" else "http"
         async with server, drivers.opened(str(tmp_path / "x.db")) as db, sending(db, lookup=lookup) as out:
@@ -394,6 +398,20 @@ class TestTargets:
             await out.turn()
             (row,) = await out.log(endpoint)
             assert (row["state"], row["status_code"], row["error"]) == ("pending", None, error)
+
+    async def test_what_nobody_thought_of_is_a_failure_like_others(self, lite: Sending) -> None:
+        async def lookup(_name: str) -> Sequence[str]:
+            raise RuntimeError("a bug")
+
+        async with sending(lite.db, lookup=lookup) as out:
+            made = await endpoints.create(
+                out.db, _Anywhere(), Actor(name="key:t", now_ms=1), url="https://hooks.example/x",
+                description="", event_types=["*"],
+            )  # fmt: skip
+            await out.announce(update("u1", 1))
+            await out.turn()
+            (row,) = await out.log(made)
+            assert (row["state"], row["error"], row["attempts"]) == ("pending", "internal", 1)
 
     async def test_an_endless_answer_is_cut_and_its_status_counts(self, tmp_path: Path, receiver: Receiver) -> None:
         async def endless(request: web.Request) -> web.StreamResponse:
