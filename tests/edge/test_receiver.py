@@ -106,6 +106,19 @@ async def test_what_was_written_here_outlives_a_cloud_that_was_set_back(rig):
     assert (await rig.outbox.records.read("progress", "mine")).waiting, "it is owed again"
 
 
+async def test_a_page_that_has_to_wait_for_what_was_written_here_comes_a_moment_later(rig):
+    await rig.outbox.records.write("progress", "a", Put(fields={"percent": 1}))
+    state = (await rig.outbox.records.read("progress", "a")).state
+    rig.cloud.keep("progress", "a", state)
+    waiting = asyncio.create_task(rig.receiver.fetch_all())
+    await asyncio.sleep(0)
+    assert await rig.receiver.step() == 1.0
+    assert not waiting.done()
+    rig.outbox.records.confirm()
+    await rig.receiver.step()
+    assert await waiting == ""
+
+
 async def test_what_the_device_is_not_entitled_to_any_more_goes(rig):
     rig.cloud.write("profile", "u1", {"name": "Ada"})
     await rig.receiver.step()
