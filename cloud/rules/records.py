@@ -19,6 +19,9 @@ BOUNDS_MS = 240_000
 FUTURE_MS = 120_000
 
 
+#: Codes that are told as they are; all others mean that the item is invalid.
+_TOLD = frozenset({"personal-data", "record-too-large", "field-immutable"})
+
 Key = tuple[str, str]
 Scope = tuple[str, str]
 Moment = tuple[int, int]
@@ -169,7 +172,7 @@ def _check_news(rule: TypeRule, incoming: State, known: State) -> None:
 
 
 def _code(refusal: Refusal) -> str:
-    return refusal.code if refusal.code in ("personal-data", "record-too-large") else "item-invalid"
+    return refusal.code if refusal.code in _TOLD else "item-invalid"
 
 
 def _told(refusal: Refusal) -> str:
