@@ -63,11 +63,14 @@ class Drain:
         pace: Pace,
         delivered: Callable[[], None] = lambda: None,
         used: Callable[[list[wire.Item]], Awaitable[bool]] | None = None,
+        sent: dict[str, int] | None = None,
     ) -> None:
+        """`used` takes records whose numbers were used before; `sent` is what this run has sent of each stream."""
         self._outbox = outbox
         self._post = post
         self._delivered = delivered
         self._used = used
+        self._sent = sent if sent is not None else {}
         self._size = size
         self._sent_through: dict[str, int] = {}
         self._refused: dict[tuple[str, int], tuple[str, wire.Item]] = {}
@@ -103,7 +106,7 @@ class Drain:
             await asyncio.gather(*under_way, return_exceptions=True)
 
     def _window(self, batch: list[wire.Item]) -> int:
-        """One batch after the other until a record was new to the cloud: of a database that was set back the cloud would
+        """One batch after the other until a record was new to the cloud: of a database that was set back it would
         take what follows a used number when that came first."""
         self._records = self._records or any(map(_is_record, batch))
         return 1 if self._records and not self._outbox.records.confirmed else self.pace.window
@@ -115,6 +118,7 @@ class Drain:
             if item.stream is not None and item.seq is not None:
                 self.firsts.setdefault(item.stream, item.seq)
                 self._sent_through[item.stream] = item.seq
+                self._sent[item.stream] = max(item.seq, self._sent.get(item.stream, 0))
         return chosen
 
     async def _following(self) -> list[wire.Item]:
@@ -156,9 +160,14 @@ class Drain:
         lost = self._leaving()
         self.lost += sum(map(len, lost.values()))
         # added after the wait: two answers at once would count one from before the other
-        accepted = await self._outbox.messages.accept_through(dict(self.marks), lost, self._outbox.ledger)
+        accepted = await self._outbox.messages.accept_through(self._received(), lost, self._outbox.ledger)
         self.accepted += accepted
         self._delivered()
+
+    def _received(self) -> dict[str, int]:
+        """What may be let go. Numbers that were not sent from here were received from another copy of this database:
+        what stands here under them has still to be sent."""
+        return {stream: min(mark, self._sent.get(stream, 0)) for stream, mark in self.marks.items()}
 
     async def _renamed(self, items: list[wire.Item], codes: Mapping[str, str]) -> set[str | None]:
         """The records among them whose numbers another copy of this database has used: they are owed anew."""

@@ -56,6 +56,7 @@ class Sender:
         self._patient = patient
         self._misses = 0
         self._renewals = 0
+        self._sent: dict[str, int] = {}
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
@@ -92,7 +93,7 @@ class Sender:
         if wait_s > 0:
             return wait_s
         size = Size(items=self._items, bytes_max=self._bytes_max if self._single else SHARED_BYTES_MAX)
-        drain = Drain(self._outbox, self._post, size, self._pace, self.ended, self._used)
+        drain = Drain(self._outbox, self._post, size, self._pace, self.ended, self._used, self._sent)
         await drain.run(items, lambda: self._single or self.stopping() or drain.next not in (NO_PACE, self._obeyed))
         if drain.lost:
             log.warning("messages.refused", count=drain.lost)
