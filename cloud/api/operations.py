@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from cloud.api import shapes
+from cloud.api import common, shapes
 from cloud.api.alerts import AlertsOut
 from cloud.api.audit import AuditOut
-from cloud.api.conflicts import STATES, ConflictDetail, ConflictOut, ResolveIn
 from cloud.api.exports import ExportsOut
+from cloud.api.feed_operations import CONFLICTS, FEED
 from cloud.api.files import FileOut
 from cloud.api.inbound_operations import INBOUND
 from cloud.api.openapi import Operation, Param, Reply
-from cloud.api.params import LIMIT_MAX
 from cloud.api.probe import Probe, Received
 from cloud.api.record_operations import RECORDS
-from cloud.api.subscriptions import SubscriptionsIn, SubscriptionsOut
 from cloud.api.webhook_operations import WEBHOOKS
 from cloud.rules import intake, tus
-from pisyncd.core import envelope, recordwire, session, track, wire
+from pisyncd.core import envelope, session, track, wire
 
-_WHOLE = {"type": "integer", "minimum": 1}
 _TIME = {"type": "string", "format": "date-time"}
-_DEVICE = Param(name="device_id", place="path", about="the device's public id")
-_DEVICE_QUERY = Param(name="device_id", about="which device; a device's own token says it already")
 _UPLOAD = Param(name="upload", place="path", about="the last part of the upload's Location")
 _PATH = Param(name="path", place="path", about="the file's path, its raw bytes percent-encoded; may hold slashes")
-_CURSOR = Param(name="cursor", about="`next_cursor` of the page before")
 _RESUMABLE = Param(name="Tus-Resumable", place="header", schema={"const": "1.0.0"}, required=True)
 _CHALLENGE = Param(name="challenge", schema={"type": "string", "pattern": "^[A-Za-z0-9_-]{1,128}$"}, required=True)
 _STATUS = Param(name="status", schema={"enum": ["success", "partial", "failed"]})
@@ -34,14 +28,6 @@ _OFFSET_OUT = {
     "Upload-Offset": "bytes held durably",
     wire.UPLOAD_STATE: "receiving, verifying, published, partial, refused",
 }
-
-
-def _paging(limit: int, *, cursor: bool = True, most: int = LIMIT_MAX) -> tuple[Param, ...]:
-    pages = (
-        Param(name="page", schema={**_WHOLE, "default": 1}),
-        Param(name="limit", schema={**_WHOLE, "maximum": most, "default": limit}),
-    )
-    return (*pages, _CURSOR) if cursor else pages
 
 
 SYNC = (
@@ -68,7 +54,13 @@ SYNC = (
         tag="sync events",
         summary="Sync history of a device, newest first",
         auth="DV",
-        params=(_DEVICE, *_paging(10), _STATUS, Param(name="from", schema=_TIME), Param(name="to", schema=_TIME)),
+        params=(
+            common.DEVICE,
+            *common.paging(10),
+            _STATUS,
+            Param(name="from", schema=_TIME),
+            Param(name="to", schema=_TIME),
+        ),
         replies=(Reply(about="a page", body=shapes.SyncEventOut, frame="list"),),
         refusals=(404, 422),
     ),
@@ -83,7 +75,7 @@ DEVICES = (
         summary="All devices",
         auth="V",
         params=(
-            *_paging(50, cursor=False),
+            *common.paging(50, cursor=False),
             Param(name="search", about="a part of the id"),
             Param(name="sort", schema={"enum": ["device_id", "last_seen"], "default": "device_id"}),
         ),
@@ -97,7 +89,7 @@ DEVICES = (
         tag="devices",
         summary="One device",
         auth="DV",
-        params=(_DEVICE,),
+        params=(common.DEVICE,),
         replies=(Reply(about="the device", body=shapes.DeviceDetail),),
         refusals=(404,),
     ),
@@ -109,7 +101,7 @@ DEVICES = (
         summary="Devices with more than 3 failed syncs, worst first",
         auth="V",
         params=(
-            *_paging(100, cursor=False),
+            *common.paging(100, cursor=False),
             Param(name="threshold", schema={"type": "integer", "minimum": 0, "default": 3}, about="more than so many"),
             Param(name="mode", schema={"enum": ["total", "consecutive"], "default": "total"}),
         ),
@@ -123,7 +115,7 @@ DEVICES = (
         tag="devices",
         summary="Runs of failed syncs, one notification each, newest first",
         auth="V",
-        params=(*_paging(50), Param(name="open", schema={"type": "boolean"}), _DEVICE_QUERY),
+        params=(*common.paging(50), Param(name="open", schema={"type": "boolean"}), common.DEVICE_QUERY),
         replies=(Reply(about="a page", body=shapes.NotificationOut, frame="list"),),
         refusals=(404, 422),
     ),
@@ -183,7 +175,7 @@ TELEMETRY = (
         tag="messages",
         summary="How the messages of a device or user fare",
         auth="DUV",
-        params=(_DEVICE_QUERY,),
+        params=(common.DEVICE_QUERY,),
         replies=(Reply(about="the status", body=wire.TelemetryStatus, frame="beside"),),
         refusals=(404, 422),
     ),
@@ -194,7 +186,7 @@ TELEMETRY = (
         tag="messages",
         summary="The batch log of a device or user, newest first",
         auth="DUV",
-        params=(_DEVICE_QUERY, *_paging(50)),
+        params=(common.DEVICE_QUERY, *common.paging(50)),
         replies=(Reply(about="a page", body=shapes.BatchLogOut, frame="list"),),
         refusals=(404, 422),
     ),
@@ -285,7 +277,11 @@ FILES = (
         tag="files",
         summary="The files of a device",
         auth="DV",
-        params=(_DEVICE, *_paging(100, most=1000), Param(name="prefix", about="only paths that begin so")),
+        params=(
+            common.DEVICE,
+            *common.paging(100, most=1000),
+            Param(name="prefix", about="only paths that begin so"),
+        ),
         replies=(Reply(about="a page", body=FileOut, frame="list"),),
         refusals=(404, 422),
     ),
@@ -297,9 +293,9 @@ FILES = (
         summary="Download a file, or list its versions with ?versions",
         auth="DV",
         params=(
-            _DEVICE,
+            common.DEVICE,
             _PATH,
-            Param(name="version", schema=_WHOLE, about="an older version"),
+            Param(name="version", schema=common.WHOLE, about="an older version"),
             Param(name="Range", place="header"),
             Param(name="If-None-Match", place="header", about="the ETag is the SHA-256"),
         ),
@@ -317,7 +313,11 @@ FILES = (
         tag="files",
         summary="SHA-256 of what the device has delivered already",
         auth="DV",
-        params=(_DEVICE, Param(name="limit", schema={**_WHOLE, "maximum": wire.CONTENTS_PAGE_MAX}), _CURSOR),
+        params=(
+            common.DEVICE,
+            Param(name="limit", schema={**common.WHOLE, "maximum": wire.CONTENTS_PAGE_MAX}),
+            common.CURSOR,
+        ),
         replies=(Reply(about="a page", body=str, frame="list"),),
         refusals=(404, 422),
     ),
@@ -478,7 +478,7 @@ AUDIT = (
         about="Append-only. Users stand in it by the SHA-256 of their id; `target` finds them by the id all the same.",
         auth="A",
         params=(
-            *_paging(50),
+            *common.paging(50),
             Param(name="actor", about="key:NAME, cli:UNIX_USER, webhook:NAME, device:ID, system"),
             Param(name="action", about="`record.updated`, or `record.*`"),
             Param(name="target", about="a device, a key, TYPE/ID of a record, a user"),
@@ -487,98 +487,6 @@ AUDIT = (
         ),
         replies=(Reply(about="a page", body=AuditOut, frame="list"),),
         refusals=(422,),
-    ),
-)
-
-FEED = (
-    Operation(
-        method="GET",
-        path="/api/changes",
-        name="getChanges",
-        tag="records",
-        summary="What changed for a device since its cursor; held until there is something",
-        about="410 `cursor-expired` has a `snapshot`, the address at which to begin anew. `rules` come when `rules=` "
-        "names others than those that hold.",
-        auth="D",
-        params=(
-            Param(name="since", about="`cursor` of the page before; nothing to begin"),
-            Param(name="types", about="record types with commas between; nothing for all"),
-            Param(name="wait", schema={"type": "integer", "minimum": 0, "maximum": recordwire.WAIT_MAX_S}),
-            Param(name="limit", schema={**_WHOLE, "maximum": recordwire.PAGE_MAX, "default": recordwire.PAGE_MAX}),
-            Param(name="rules", about="`rules_etag` of the rules that are known"),
-        ),
-        replies=(Reply(about="a page, empty when the time is over", body=recordwire.Changes),),
-        refusals=(410, 422, 429, 503),
-    ),
-    Operation(
-        method="GET",
-        path="/api/devices/{device_id}/subscriptions",
-        name="getSubscriptions",
-        tag="records",
-        summary="What a device is subscribed to",
-        auth="DV",
-        params=(_DEVICE,),
-        replies=(Reply(about="sites, groups and users", body=SubscriptionsOut),),
-        refusals=(404,),
-    ),
-    Operation(
-        method="PUT",
-        path="/api/devices/{device_id}/subscriptions",
-        name="putSubscriptions",
-        tag="records",
-        summary="Subscribe a device to exactly these",
-        about="A change makes the device fetch everything anew.",
-        auth="O",
-        params=(_DEVICE,),
-        body=SubscriptionsIn,
-        replies=(Reply(about="what it is subscribed to now", body=SubscriptionsOut),),
-        refusals=(400, 404, 408, 413, 415, 422, 503),
-    ),
-)
-
-_CONFLICT = Param(name="conflict_id", place="path", about="`conflictId` of a batch's item, or `id` of the list")
-
-CONFLICTS = (
-    Operation(
-        method="GET",
-        path="/api/conflicts",
-        name="getConflicts",
-        tag="records",
-        summary="What was decided between writes, newest first",
-        auth="V",
-        params=(
-            *_paging(50),
-            Param(name="state", schema={"enum": list(STATES)}),
-            Param(name="type", about="a record type"),
-            Param(name="record_id"),
-            _DEVICE_QUERY,
-        ),
-        replies=(Reply(about="a page", body=ConflictOut, frame="list"),),
-        refusals=(404, 422),
-    ),
-    Operation(
-        method="GET",
-        path="/api/conflicts/{conflict_id}",
-        name="getConflict",
-        tag="records",
-        summary="One decision, with its sides and how it ended",
-        auth="V",
-        params=(_CONFLICT,),
-        replies=(Reply(about="the conflict", body=ConflictDetail),),
-        refusals=(404,),
-    ),
-    Operation(
-        method="POST",
-        path="/api/conflicts/{conflict_id}/resolve",
-        name="postResolve",
-        tag="records",
-        summary="Pick a side, or give the fields",
-        about="It becomes an ordinary new version over all sides. 409 `conflict-resolved` when somebody was first.",
-        auth="O",
-        params=(_CONFLICT,),
-        body=ResolveIn,
-        replies=(Reply(about="the conflict as it ended", body=ConflictDetail),),
-        refusals=(400, 404, 408, 409, 413, 415, 422, 503),
     ),
 )
 

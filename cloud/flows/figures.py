@@ -36,11 +36,12 @@ OTHER = "other"
 OUTCOMES = ("synced", "duplicate", "failed", "conflict")
 #: Why an item is not kept. What is not named here counts as `other`.
 REASONS = frozenset({
-    "body-encoding", "body-timeout", "body-unreadable", "body-cut", "content-encoding", "content-type", "encoding",
-    "event-invalid", "event-too-large", "event-type-unknown", "id-conflict", "item-invalid", "item-too-large",
-    "item-type-unknown", "malformed", "media-type", "ownership-mismatch", "payload-invalid", "payload-too-large",
-    "personal-data", "question-not-in-session", "seq-conflict", "session-closed", "session-not-yours",
-    "session-unknown", "shed", "too-large", "too-many-events", "user-missing", "validation",
+    "body-cut", "body-encoding", "body-timeout", "body-unreadable", "content-encoding", "content-type", "encoding",
+    "event-invalid", "event-too-large", "event-type-unknown", "field-immutable", "id-conflict", "item-invalid",
+    "item-too-large", "item-type-unknown", "malformed", "media-type", "ownership-mismatch", "payload-invalid",
+    "payload-too-large", "personal-data", "question-not-in-session", "record-purged", "record-too-large",
+    "record-type-unknown", "seq-conflict", "session-closed", "session-not-yours", "session-unknown", "shed",
+    "too-large", "too-many-events", "user-missing", "validation",
 })  # fmt: skip
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: The codes of problems are the service's own words; the bound is for the day when one is not.
