@@ -20,7 +20,7 @@ from pisyncd.core import merge, record, recordwire
 from pisyncd.core.errors import ConfigError
 from pisyncd.core.merge import Pen, View
 from pisyncd.core.problems import Refusal
-from pisyncd.core.record import EMPTY, State, TypeRule
+from pisyncd.core.record import State, TypeRule
 
 CLOUD_NAME = "the cloud"
 
@@ -284,4 +284,4 @@ async def check_forms(tx: Tx, known_rules: record.Rules) -> None:
         )
 
 
-__all__ = ["EMPTY", "Author", "Delete", "Edit", "Found", "Patch", "Put", "Reader", "Records", "Written"]
+__all__ = ["Author", "Delete", "Edit", "Found", "Patch", "Put", "Reader", "Records", "Written"]
