@@ -34,12 +34,14 @@ WHERE id = :id
 DELETE FROM webhook_endpoint WHERE id = :id
 
 -- name: webhook_endpoints_ready
--- Endpoints that have something due and may be sent to.
+-- Endpoints that have something due and may be sent to. Not EXISTS: PostgreSQL would make a join of it, through the
+-- whole backlog; the first one that is due is a look into the index.
 SELECT * FROM webhook_endpoint AS e
-WHERE e.state = 'enabled' AND (e.held_until_ms IS NULL OR e.held_until_ms <= :now_ms) AND EXISTS (
-    SELECT 1 FROM webhook_delivery AS d
+WHERE e.state = 'enabled' AND (e.held_until_ms IS NULL OR e.held_until_ms <= :now_ms) AND (
+    SELECT d.id FROM webhook_delivery AS d
     WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at_ms <= :now_ms
-)
+    ORDER BY d.due_at_ms, d.id LIMIT 1
+) IS NOT NULL
 
 -- name: webhook_endpoints_of_resource
 -- Somebody asked for this resource: neither the schedule nor a hold counts.
@@ -56,10 +58,11 @@ SELECT CASE WHEN EXISTS (
     SELECT 1 FROM webhook_delivery WHERE state = 'processing' AND created_at_ms <= :cut_ms
 ) OR EXISTS (
     SELECT 1 FROM webhook_endpoint AS e
-    WHERE e.state = 'enabled' AND (e.held_until_ms IS NULL OR e.held_until_ms <= :now_ms) AND EXISTS (
-        SELECT 1 FROM webhook_delivery AS d
+    WHERE e.state = 'enabled' AND (e.held_until_ms IS NULL OR e.held_until_ms <= :now_ms) AND (
+        SELECT d.id FROM webhook_delivery AS d
         WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.due_at_ms <= :cut_ms
-    )
+        ORDER BY d.due_at_ms, d.id LIMIT 1
+    ) IS NOT NULL
 ) THEN 1 ELSE 0 END
 
 -- name: webhook_open_heads

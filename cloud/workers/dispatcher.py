@@ -212,6 +212,7 @@ class Dispatcher:
             self._released += lane[done:]
             self._in_hand[endpoint.id] -= 1
             self._write_soon()
+            self._wake_for({endpoint.id} & self._waiting)
 
     async def _attempt(self, endpoint: Endpoint, item: Item) -> Ended:
         attempt = item.attempts + 1
@@ -231,6 +232,11 @@ class Dispatcher:
             early_for_ms=item.early_for_ms,
         )
         return Ended(item=item, attempted=attempted, verdict=verdict)
+
+    def _wake_for(self, endpoint_ids: set[str]) -> None:
+        """More is claimed while half of what an endpoint may have is still under way."""
+        if any(self._in_hand[each] <= IN_FLIGHT // 2 for each in endpoint_ids):
+            self._more.set()
 
     def _write_soon(self) -> None:
         if self._writer is None:
@@ -264,8 +270,8 @@ class Dispatcher:
         self._tell(ended, settled)
         for watch in self._watches:
             watch.tell(ended)
-        if any(self._in_hand[each] <= IN_FLIGHT // 2 for each in self._waiting):
-            self._more.set()
+        # What follows in these resources could not be claimed before.
+        self._wake_for(self._waiting)
 
     def _tell(self, ended: Sequence[Ended], settled: deliveries.Settled) -> None:
         counts = Counter(each.item.endpoint_id for each in ended if each.attempted.error is not None)
