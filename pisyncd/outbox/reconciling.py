@@ -142,7 +142,9 @@ class Reconciling:
             raise Unreadable("it has no id or no state")
         try:
             state = record.checked_state(record.canonical(change.state))
-            record.check_form(self._rows.rules[change.type], state)
+            if "" in state.registers or not self._rows.rules[change.type].by_field:
+                # a cloud that was set back has fields whose beginning it has lost; they join what is known here
+                record.check_form(self._rows.rules[change.type], state)
         except Refusal as refusal:
             raise Unreadable(refusal.detail) from None
         return state
