@@ -180,7 +180,8 @@ class _Taking:
             return taken
         state, news = taken
         self.work.claim(news, author, self.work.device_id(author.dk))
-        self._tell(item, self.work.change(entry, state, author, user_id=item.user_id), author)
+        news_here = self.work.change(entry, state, author, user_id=item.user_id, told=push.state)
+        self._tell(item, news_here, author)
         return None
 
     def _plain(self, entry: Entry, item: _Item, plain: Plain, author: Author) -> Refused | None:

@@ -154,6 +154,8 @@ def taken_in(
     except Refusal as refusal:
         return refused(refusal)
     joined = merge.join(known, merge.judged(incoming, known, judge(incoming)))
+    if rule.by_field:
+        joined = merge.begun(joined, own)
     if not fits(joined):
         return Refused(code="record-too-large", detail="with what is here already the record is too large")
     return joined, news

@@ -1,4 +1,5 @@
--- The feed of changes: what a device gets of the records, in the order of their last change.
+-- The feed of changes: what a device gets of the records, in the order of their last change. What it told last itself,
+-- all of it, it has; but in a full fetch everything has to come, because what does not come is dropped.
 
 -- name: feed_identity_add
 -- Made once for this database, so that a cursor of another one is known as such.
@@ -22,7 +23,7 @@ FROM (
     FROM (
         SELECT f.change, f.size, CASE WHEN f.purged = 1 THEN 1 ELSE f.gone END AS gone
         FROM (
-            SELECT c.change, c.purged, length(c.state) AS size, (
+            SELECT c.change, c.purged, c.echo_dk, length(c.state) AS size, (
                 SELECT min(s.gone) FROM record_scope AS s
                 WHERE s.type = c.type AND s.id = c.id AND (
                     (s.kind = 'device' AND s.value = :device_id)
@@ -37,6 +38,7 @@ FROM (
               AND (CAST(:types AS TEXT) IS NULL OR replace(:types, ',' || c.type || ',', '') <> :types)
         ) AS f
         WHERE f.gone IS NOT NULL AND (f.change > :began OR (f.gone = 0 AND f.purged = 0))
+          AND (f.echo_dk <> :dk OR :began > 0)
         ORDER BY f.change LIMIT :row_limit
     ) AS q
 ) AS p
@@ -67,6 +69,7 @@ FROM (
         WHERE c.type = mine.type AND c.id = mine.id AND c.change > :since AND c.change <= :head
           AND (CAST(:types AS TEXT) IS NULL OR replace(:types, ',' || c.type || ',', '') <> :types)
           AND (c.change > :began OR (mine.gone = 0 AND c.purged = 0))
+          AND (c.echo_dk <> :dk OR :began > 0)
         ORDER BY c.change LIMIT :row_limit
     ) AS q
 ) AS p

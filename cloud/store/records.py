@@ -101,8 +101,9 @@ async def open_conflicts(tx: Tx, keys: Collection[Key]) -> dict[Key, set[str]]:
     return found
 
 
-async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object]]]) -> None:
-    """Writes records and what they show, and moves each to the end of the feed of changes; `change` is ignored."""
+async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object], int]]) -> None:
+    """Writes records, what they show and who has them so already (a dk, 0 for nobody), and moves each to the end of
+    the feed of changes; `change` is ignored."""
     first = await tx.value("records_advance", count=len(changed)) - len(changed) + 1
     rows = [
         (
@@ -112,10 +113,11 @@ async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object]]]) -> 
             record.canonical(dict(fields)).decode(),
             int(one.deleted),
             first + index,
+            echo_dk,
             one.created_at_ms,
             one.updated_at_ms,
         )
-        for index, (one, fields) in enumerate(changed)
+        for index, (one, fields, echo_dk) in enumerate(changed)
     ]
     await tx.bulk("save_records", rows)
 

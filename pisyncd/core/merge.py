@@ -519,6 +519,30 @@ def judged(incoming: State, known: State, judge: Callable[[Write], tuple[int, in
     return State(version=incoming.version, registers=registers)
 
 
+def shows_alike(a: State, b: State) -> bool:
+    """Whether both hold the same writes and nothing depends on their times: no two beside each other."""
+    if a.version != b.version or a.registers.keys() != b.registers.keys():
+        return False
+    return all(
+        len(writes) == 1 and [one.dot for one in a.registers[name]] == [writes[0].dot]
+        for name, writes in b.registers.items()
+    )
+
+
+def begun(state: State, own: Callable[[str], bool]) -> State:
+    """Fields of a merged record that have lost their beginning, with one by the newest write of `own` among them.
+
+    The beginning was somebody else's write that this side no longer knows (it was set back) and does not take from
+    others; without one the record would show as deleted, by nobody.
+    """
+    writes = [write for each in state.registers.values() for write in each if own(write.writer)]
+    if "" in state.registers or not writes:
+        return state
+    newest = _latest(writes)
+    beginning = Write(newest.writer, newest.count, newest.at_ms, newest.clock, True)
+    return State(version=state.version, registers={"": (beginning,), **state.registers})
+
+
 def _dated(write: Write, at_ms: int, clock: int) -> Write:
     return Write(write.writer, write.count, at_ms, clock, write.value)
 

@@ -109,8 +109,9 @@ def decode_pushed(data: bytes) -> Pushed:
 
 
 def is_pushed(data: dict[str, Any]) -> bool:
-    """Whether an item's data is a record with its state, and not plain fields."""
-    return "state" in data
+    """Whether an item's data is a record with its state, and not plain fields; {'state': 'done'} is none."""
+    state = data.get("state")
+    return isinstance(state, dict) and "version" in state
 
 
 class Plain(msgspec.Struct, frozen=True, kw_only=True):
