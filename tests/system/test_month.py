@@ -18,6 +18,7 @@ from rig import postgres
 
 from pisyncd.core import merge, record
 from pisyncd.core.merge import Decision
+from pisyncd.core.record import State
 
 
 def seeds() -> list[int]:
@@ -35,12 +36,22 @@ async def explained(at: Month) -> list[Decision]:
     return [msgspec.json.decode(each, type=Decision) for each in found]
 
 
+def without_idle_times(state: State) -> bytes:
+    """A state, with the times of those writes alone that stand beside another: the cloud does not send a write back to
+    who made it only because it has judged its time, and nothing is shown by the time of a single one."""
+    registers = {
+        name: writes if len(writes) > 1 else (msgspec.structs.replace(writes[0], at_ms=0, clock=0),)
+        for name, writes in state.registers.items()
+    }
+    return record.canonical(State(version=state.version, registers=registers))
+
+
 async def check(at: Month) -> None:
     final = {key: await at.cloud_state(key) for key in (*KEYS, COUNTED)}
     for site in at.sites:
         assert (await site.outbox.messages.owed())[0] == 0
         for key, state in final.items():
-            assert record.encode(await site.state(key)) == record.encode(state), (at.seed, site.name, key)
+            assert without_idle_times(await site.state(key)) == without_idle_times(state), (at.seed, site.name, key)
             kept = await site.outbox.records.read(*key)
             shown = merge.view(state, at.account.rules[key[0]])
             assert kept is None or record.canonical(kept.fields) == record.canonical(shown.fields)
