@@ -112,7 +112,7 @@ def rejected(dk: int, fact: Fact, code: str, detail: str, now_ms: int) -> tuple[
     else:
         item_id, item_type, body = fact.item_id, fact.item_type, fact.body
     place = _place(fact.place)
-    if code == "personal-data":
-        # What may not be kept as an event may not be kept as a refused one either.
+    if code in ("personal-data", "record-purged"):
+        # What may not be kept as an event, or was removed for good, may not be kept as a refused one either.
         body = ""
     return (dk, item_id, item_type, *place, fact.digest, code, detail, body, now_ms)

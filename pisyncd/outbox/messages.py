@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_RECORD: 9, wire.STREAM_SYNC: 7, wi
 #: Which stream is sent first: losses before all else, then by priority.
 TURN = {**PRIORITY, wire.STREAM_LOSS: 11}
 REPORTS_SHED = "reports"
+#: The code of a refused write of a record that the cloud has removed for good.
+RECORD_PURGED = "record-purged"
 ACKNOWLEDGED = "acknowledged_wall_ms"
 
 
@@ -152,6 +154,7 @@ class Messages:
         """Lets go of all messages up to each stream's number; gives how many. Numbers never move back.
 
         `lost` are those among them that the cloud has refused, by code; the ledger says so in the same transaction.
+        A record that was refused as removed for good goes from here with what was decided about it.
         """
         dropped = 0
         async with self._db.transaction() as tx:
@@ -159,7 +162,8 @@ class Messages:
                 assert ledger is not None
                 named = ", ".join(f"{item.stream} {item.seq} {item.itemType}" for item in items[:NAMED_MAX])
                 await ledger.record(tx, "message-refused", code, count=len(items), detail=named)
-            refused = msgspec.json.encode([item.id or "" for items in (lost or {}).values() for item in items]).decode()
+            refused = _ids(item for items in (lost or {}).values() for item in items)
+            await _drop_purged_records(tx, (lost or {}).get(RECORD_PURGED, ()))
             for stream, seq in received.items():
                 if stream.startswith(f"{wire.STREAM_RECORD}-"):
                     await self._settle_records(tx, stream, seq, refused)
@@ -249,9 +253,22 @@ _SHEDDABLE = {"sheddable_max": envelope.SHEDDABLE_MAX}
 
 async def _drop_gone_records(tx: aiosqlite.Connection) -> None:
     """What the cloud took away from this device while a write waited; see Reconciling."""
-    for record_type, record_id in [row async for row in _records.gone(tx, gone=-1)]:
+    await _drop(tx, [row async for row in _records.gone(tx, gone=-1)])
+
+
+async def _drop_purged_records(tx: aiosqlite.Connection, refused: Iterable[wire.Item]) -> None:
+    """The cloud tells of a purge only those that it entitles; who still writes hears of it by the refusal."""
+    await _drop(tx, [row async for row in _records.told_by(tx, ids=_ids(refused))])
+
+
+async def _drop(tx: aiosqlite.Connection, keys: Iterable[Any]) -> None:
+    for record_type, record_id in keys:
         await _records.drop(tx, type=record_type, id=record_id)
         await _records.drop_decisions(tx, type=record_type, id=record_id)
+
+
+def _ids(items: Iterable[wire.Item]) -> str:
+    return msgspec.json.encode([item.id or "" for item in items]).decode()
 
 
 def _item(row: Any) -> wire.Item:

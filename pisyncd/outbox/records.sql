@@ -54,6 +54,11 @@ WHERE records.type = m.record_type AND records.id = m.record_id AND records.mess
 SELECT type, id FROM records AS r
 WHERE pass = :gone AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.id = r.message_id);
 
+-- name: told_by
+-- The records that these messages tell of.
+SELECT DISTINCT json_extract(body, '$.type'), json_extract(body, '$.id') FROM messages
+WHERE +stream GLOB 'record-*' AND id IN (SELECT value FROM json_each(:ids));
+
 -- name: decide!
 INSERT OR IGNORE INTO decisions (id, type, record_id, body, wall_ms) VALUES (:id, :type, :record_id, :body, :wall_ms);
 

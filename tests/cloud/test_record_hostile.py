@@ -145,5 +145,6 @@ async def test_what_was_removed_for_good_does_not_come_back(cloud: Cloud) -> Non
     await sql(cloud, "UPDATE record SET state = '{}', fields = '{}', purged = 1, deleted = 1", write=True)
     for each in (one.write({"percent": 6}), item("progress", {"progressId": "r1", "percent": 7})):
         assert (await one.push(each))[0]["code"] == "record-purged"
+    assert [row["body"] for row in await sql(cloud, "SELECT body FROM rejected_item")] == ["", ""]
     with pytest.raises(Refusal, match="removed for good"):
         await cloud.services.records.write(KEY, "progress", "r1", Put({"percent": 1}))

@@ -248,6 +248,26 @@ async def test_what_the_cloud_refuses_is_said_to_be_refused(outbox: Outbox, reco
     assert not (await records.read("progress", "b")).refused  # type: ignore[union-attr]
 
 
+async def test_what_the_cloud_refuses_as_removed_for_good_goes_with_its_decisions(
+    outbox: Outbox, records: Records
+) -> None:
+    await records.write("assessment", "gone", Put({"grade": 1}))
+    await records.apply(page(by_cloud("assessment", "gone", {"grade": 2})), sweeping=False)
+    await records.write("assessment", "kept", Put({}))
+    await records.write("assessment", "gone", Put({"grade": 3}))
+    assert await records.decisions_of("assessment", "gone")
+    first, _, last = await waiting(outbox)
+    stream = first.stream or ""
+    await outbox.messages.accept_through({stream: 1}, {"record-purged": [first]}, outbox.ledger)
+    # what was written after it is refused in its turn
+    assert await records.read("assessment", "gone") is None and await records.decisions_of("assessment", "gone") == []
+    await outbox.messages.accept_through({stream: 3}, {"record-purged": [last]}, outbox.ledger)
+    kept = await records.read("assessment", "kept")
+    assert kept is not None and not kept.waiting and not kept.refused
+    told = [(each["what"], each["reason"]) for each in await outbox.ledger.newest(9)]
+    assert told == [("message-refused", "record-purged")] * 2
+
+
 # What the cloud tells
 
 
