@@ -34,12 +34,16 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One record of GET /api/changes. `gone`: this device is not entitled to it any more, or it was purged."""
+    """One record of GET /api/changes. `gone`: this device is not entitled to it any more, or it was purged.
+
+    `etag` instead of a state: the caller's own copy is alike, if its version has this etag; else it fetches all anew.
+    """
 
     type: RecordType
     id: RecordId
     state: State | None = None
     gone: bool = False
+    etag: str = ""
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,9 +113,14 @@ def decode_pushed(data: bytes) -> Pushed:
 
 
 def is_pushed(data: dict[str, Any]) -> bool:
-    """Whether an item's data is a record with its state, and not plain fields; {'state': 'done'} is none."""
+    """Whether an item's data is a record with its state, and not plain fields; {'state': 'done'} is none.
+
+    A device's that is broken is not taken for fields that are called type and state.
+    """
     state = data.get("state")
-    return isinstance(state, dict) and "version" in state
+    if isinstance(state, dict) and "version" in state:
+        return True
+    return {"type", "id", "state"} <= data.keys() <= {"type", "id", "base", "state"}
 
 
 class Plain(msgspec.Struct, frozen=True, kw_only=True):
