@@ -131,7 +131,7 @@ def _writers(items: Sequence[_Item]) -> set[str]:
     found: set[str] = set()
     for item in items:
         if isinstance(item.record, RecordPush):
-            found.update(item.record.state.version)
+            found.update(*((writer, writer.partition("~")[0]) for writer in item.record.state.version))
     return found
 
 
@@ -188,7 +188,7 @@ class _Taking:
         moment = rules.moment_of(item.fact.stamp, self.offsets.get(item.stamp_key), self.now_ms)
         try:
             state = rules.beside(entry.state, entry.rule, plain, author.writer, moment)
-            rules.check_size(state)
+            rules.check_size(state, entry.state)
         except Refusal as refusal:
             return rules.refused(refusal)
         name = self.work.device_id(author.dk) if author.dk else f"a user ({author.actor[5:13]})"
@@ -197,7 +197,8 @@ class _Taking:
         return None
 
     def _own(self, writer: str, dk: int) -> bool:
-        owner = self.work.owner(writer)
+        # Under another name of its writer a device would take another's for its own that the cloud has.
+        owner = self.work.owner(writer) or self.work.owner(writer.partition("~")[0])
         return rules.claimable(writer) and (owner is None or owner.dk == dk)
 
     def _tell(self, item: _Item, news: list[Decision], author: Author) -> None:

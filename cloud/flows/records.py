@@ -150,7 +150,7 @@ class Records:
         state = _edited(entry.state, rule, edit, pen)
         if state == entry.state:
             return _written(entry, now_ms, changed=False)
-        rules.check_size(state)
+        rules.check_size(state, entry.state if author.writer else None)
         if author.writer:
             work.claim([author.writer], author, work.device_id(author.dk) if author.dk else _called(author))
         work.change(entry, state, author)

@@ -17,6 +17,10 @@ from pisyncd.core.record import EMPTY, JUDGED_TRUSTED, JUDGED_UNTRUSTED, NUMBER_
 BOUNDS_MS = 240_000
 #: How far in the future a trusted clock may seem to be.
 FUTURE_MS = 120_000
+#: By how many names one device may have written in a record: one that makes up names shuts nobody else out.
+WRITERS_EACH_MAX = 64
+#: What devices and users leave free for the cloud, so that a full record can still be put right.
+WRITERS_ROOM = 16
 
 
 #: Codes that are told as they are; all others mean that the item is invalid.
@@ -68,9 +72,14 @@ def fits(state: State) -> bool:
     return len(record.canonical(state)) <= record.STATE_BYTES_MAX
 
 
-def check_size(state: State) -> None:
-    """Raises Refusal 413."""
-    if not fits(state):
+def crowded(state: State, known: State) -> bool:
+    """Whether a device or user brings a writer to a record that has room for the cloud's alone."""
+    return len(known.version) < len(state.version) > record.WRITERS_MAX - WRITERS_ROOM
+
+
+def check_size(state: State, known: State | None = None) -> None:
+    """`known`: how the record was, when it was not the cloud itself that wrote. Raises Refusal 413."""
+    if not fits(state) or (known is not None and crowded(state, known)):
         raise Refusal(
             413,
             "record-too-large",
@@ -156,7 +165,8 @@ def taken_in(
     joined = merge.join(known, merge.judged(incoming, known, judge(incoming)))
     if rule.by_field:
         joined = merge.begun(joined, own)
-    if not fits(joined):
+    grown = len(joined.version) > len(known.version)
+    if not fits(joined) or crowded(joined, known) or (grown and sum(map(own, joined.version)) > WRITERS_EACH_MAX):
         return Refused(code="record-too-large", detail="with what is here already the record is too large")
     return joined, news
 

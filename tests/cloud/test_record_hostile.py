@@ -8,10 +8,11 @@ import pytest
 from conftest import Cloud
 from record_helpers import KEY, Device, item, shown, sql, state_of, subscribe
 
-from cloud.flows.records import Patch, Put
-from pisyncd.core import merge
+from cloud.flows.records import Delete, Patch, Put
+from cloud.rules import records as rules
+from pisyncd.core import merge, record
 from pisyncd.core.problems import Refusal
-from pisyncd.core.record import State
+from pisyncd.core.record import State, Write
 
 
 async def test_nobody_writes_in_the_name_of_another(cloud: Cloud) -> None:
@@ -148,3 +149,43 @@ async def test_what_was_removed_for_good_does_not_come_back(cloud: Cloud) -> Non
     assert [row["body"] for row in await sql(cloud, "SELECT body FROM rejected_item")] == ["", ""]
     with pytest.raises(Refusal, match="removed for good"):
         await cloud.services.records.write(KEY, "progress", "r1", Put({"percent": 1}))
+
+
+async def test_another_name_of_a_writer_is_its_devices_alone(cloud: Cloud) -> None:
+    one, two = await Device.enroll(cloud, "pi-1"), await Device.enroll(cloud, "pi-2")
+    await subscribe(cloud, "pi-2", "group", "4b")
+    await one.push(one.write({"groupId": "4b", "percent": 10}))
+    two.writer = f"{one.writer}~00000000"
+    (result,) = await two.push(two.write({"percent": 99}))
+    assert result["code"] == "ownership-mismatch"
+
+
+async def test_whoever_makes_up_writers_shuts_nobody_out(cloud: Cloud) -> None:
+    one, two = await Device.enroll(cloud, "pi-1"), await Device.enroll(cloud, "pi-2")
+    await subscribe(cloud, "pi-2", "group", "4b")
+    await one.push(one.write({"groupId": "4b", "percent": 10}))
+    for count in range(8):
+        made_up = {f"d-{count:04x}{number:04x}": 1 for number in range(32)}
+        two.state = State(version=made_up, registers={"": (Write(next(iter(made_up)), 1, 1, 1, True),)})
+        await two.push(two.item())
+    assert len((await state_of(cloud)).version) <= 1 + rules.WRITERS_EACH_MAX
+    assert (await one.push(one.write({"percent": 20})))[0]["status"] in ("synced", "conflict")
+    await cloud.services.records.write(KEY, "progress", "r1", Patch({"percent": 30}))
+    assert await shown(cloud) == {"groupId": "4b", "percent": 30}
+
+
+async def test_a_full_record_can_still_be_put_right_by_the_cloud(cloud: Cloud) -> None:
+    most = record.WRITERS_MAX - rules.WRITERS_ROOM
+    for number in range(most // rules.WRITERS_EACH_MAX + 2):
+        one = await Device.enroll(cloud, f"pi-{number}")
+        await subscribe(cloud, f"pi-{number}", "group", "4b")
+        for part in range(8):
+            made_up = {f"d-{number:04x}{part:04x}{each:04x}": 1 for each in range(8)}
+            first = Write(next(iter(made_up)), 1, 1, 1, True)
+            group = {} if number or part else {"groupId": (Write(first.writer, 1, 1, 1, "4b"),)}
+            one.state = State(version=made_up, registers={"": (first,), **group})
+            await one.push(one.item())
+    assert len((await state_of(cloud)).version) == most
+    (result,) = await one.push(item("progress", {"progressId": "r1", "percent": 1}))
+    assert result["code"] == "record-too-large"
+    await cloud.services.records.write(KEY, "progress", "r1", Delete())
