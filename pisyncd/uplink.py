@@ -166,6 +166,7 @@ class Uplink:
         wait_s: float,
         limit: int,
         rules_etag: str,
+        writer: str = "",
         timeout_s: float,
     ) -> recordwire.Changes:
         """What has changed since a cursor (None: all), held by the cloud for up to `wait_s` until there is something.
@@ -179,6 +180,7 @@ class Uplink:
             "wait": f"{wait_s:.0f}" if wait_s else "",
             "limit": str(limit),
             "rules": rules_etag,
+            "writer": writer,
         }
         query = "&".join(f"{name}={quote(value)}" for name, value in asked.items() if value)
         answer = await self._call("GET", f"/api/changes?{query}", stall_s=timeout_s, held_s=wait_s)

@@ -40,6 +40,7 @@ async def get_changes(request: web.Request) -> web.Response:
         since=request.query.get("since", ""),
         types=_types(request, rules),
         limit=params.whole(request, "limit", recordwire.PAGE_MAX, least=1, most=recordwire.PAGE_MAX),
+        writer=request.query.get("writer", ""),
     )
     wait_s = params.whole(request, "wait", 0, most=recordwire.WAIT_MAX_S)
     etag = record.rules_etag(rules)

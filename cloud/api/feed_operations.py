@@ -27,6 +27,7 @@ FEED = (
                 schema={**common.WHOLE, "maximum": recordwire.PAGE_MAX, "default": recordwire.PAGE_MAX},
             ),
             Param(name="rules", about="`rules_etag` of the rules that are known"),
+            Param(name="writer", about="which instance asks: of what it told last itself it gets the version alone"),
         ),
         replies=(Reply(about="a page, empty when the time is over", body=recordwire.Changes),),
         refusals=(410, 422, 429, 503),

@@ -39,13 +39,14 @@ class CursorExpired(Refusal):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
-    """Who asks for what. `types` sorted, None for all."""
+    """Who asks for what. `types` sorted, None for all; `writer`: which instance of the device it is, '' unknown."""
 
     dk: int
     device_id: str
     since: str
     types: tuple[str, ...] | None
     limit: int
+    writer: str = ""
 
 
 class ChangeOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,6 +56,7 @@ class ChangeOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     id: str
     state: msgspec.Raw | None = None
     gone: bool = False
+    version: msgspec.Raw | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +128,7 @@ class Feed:
         # What does not concern the device is passed over for good.
         reached = sent[-1]["change"] if more else seen.head
         return Page(
-            changes=[_change(row) for row in sent],
+            changes=[_change(row, "" if cursor.began else ask.writer) for row in sent],
             cursor=cursors.write(epoch, Cursor(seq=reached, began=cursor.began)),
             more=more,
             seen=seen,
@@ -143,7 +145,11 @@ class Feed:
             return await self.page(ask)
 
 
-def _change(row: Row) -> ChangeOut:
+def _change(row: Row, writer: str) -> ChangeOut:
+    """`writer`: whose copy need not be told what it told last itself; '' in a full fetch, where all has to come."""
+    told, _, version = row["echo"].partition(":")
     if row["gone"]:
         return ChangeOut(type=row["type"], id=row["id"], gone=True)
+    if writer and told == writer:
+        return ChangeOut(type=row["type"], id=row["id"], version=msgspec.Raw(version.encode()))
     return ChangeOut(type=row["type"], id=row["id"], state=msgspec.Raw(row["state"].encode()))

@@ -106,6 +106,11 @@ async def apply(
     return await work.save()
 
 
+def _teller(news: set[str]) -> str:
+    """The instance whose copy it is: the one writer that has written in it."""
+    return next(iter(news)) if len(news) == 1 else ""
+
+
 def _items(units: Sequence[Unit], outcomes: Sequence[list[Outcome]]) -> list[_Item]:
     found = []
     for unit, results in zip(units, outcomes, strict=True):
@@ -180,7 +185,7 @@ class _Taking:
             return taken
         state, news = taken
         self.work.claim(news, author, self.work.device_id(author.dk))
-        news_here = self.work.change(entry, state, author, user_id=item.user_id, told=push.state)
+        news_here = self.work.change(entry, state, author, user_id=item.user_id, told=push.state, teller=_teller(news))
         self._tell(item, news_here, author)
         return None
 

@@ -51,8 +51,8 @@ def user_author(user_id: str) -> Author:
 
 @dataclass(kw_only=True, slots=True)
 class Entry:
-    """One record while it is changed. `news`: the decisions that have come up, and by whose report; `echo_dk`: the
-    device that has it so already."""
+    """One record while it is changed. `news`: the decisions that have come up, and by whose report; `echo`: whose
+    copy of it is alike, 'WRITER:VERSION', '' for nobody's."""
 
     key: Key
     rule: TypeRule
@@ -63,7 +63,7 @@ class Entry:
     before: View
     added: set[Scope] = field(default_factory=set)
     author: Author | None = None
-    echo_dk: int = 0
+    echo: str = ""
     decisions: dict[str, Decision] = field(default_factory=dict)
     news: dict[str, tuple[Decision, int]] = field(default_factory=dict)
 
@@ -147,10 +147,10 @@ class Recording:
         return self._devices[dk]
 
     def change(
-        self, entry: Entry, state: State, author: Author, *, user_id: str = "", told: State = EMPTY
+        self, entry: Entry, state: State, author: Author, *, user_id: str = "", told: State = EMPTY, teller: str = ""
     ) -> list[Decision]:
         """Takes a new state; gives the decisions that it brought up. `user_id`: whom it concerns beside its fields;
-        `told`: the copy that the author has."""
+        `told`: the copy of a device's instance, the writer `teller`."""
         if state == entry.state:
             return []
         # Reckoned before anything is taken: what cannot be shown must leave the record as it was.
@@ -158,7 +158,9 @@ class Recording:
         now = {one.id: one for one in merge.decisions(*entry.key, state, entry.rule)}
         news = [decision for found, decision in now.items() if found not in entry.decisions]
         entry.state, entry.author, entry.view, entry.decisions = state, author, view, now
-        entry.echo_dk = author.dk if merge.shows_alike(told, state) else 0
+        entry.echo = (
+            f"{teller}:{record.canonical(state.version).decode()}" if teller and merge.shows_alike(told, state) else ""
+        )
         if author.dk:
             entry.added.add(("device", self._devices[author.dk]))
             entry.added.update(scope for scope in self._subscriptions[author.dk] if scope[0] == "site")
@@ -173,7 +175,7 @@ class Recording:
         if not changed:
             return False
         await store.add_writers(self._tx, self._claimed)
-        rows = [(_kept(entry, self._now_ms), entry.view.fields, entry.echo_dk) for entry in changed]
+        rows = [(_kept(entry, self._now_ms), entry.view.fields, entry.echo) for entry in changed]
         await store.save(self._tx, rows)
         moved = {entry.key: _moved(entry) for entry in changed}
         await store.save_scopes(self._tx, moved.items())

@@ -1,5 +1,4 @@
--- The feed of changes: what a device gets of the records, in the order of their last change. What it told last itself,
--- all of it, it has; but in a full fetch everything has to come, because what does not come is dropped.
+-- The feed of changes: what a device gets of the records, in the order of their last change.
 
 -- name: feed_identity_add
 -- Made once for this database, so that a cursor of another one is known as such.
@@ -16,14 +15,14 @@ SELECT
 -- name: feed_recent
 -- Near the head: through the few records that changed since, whoever they concern. Page first, states last: a row of
 -- up to 192 KiB is read only when it is sent.
-SELECT r.type, r.id, r.change, r.state, p.gone, p.found
+SELECT r.type, r.id, r.change, r.state, r.echo, p.gone, p.found
 FROM (
     SELECT q.change, q.gone, count(*) OVER () AS found,
            sum(q.size) OVER (ORDER BY q.change) - q.size AS bytes_before
     FROM (
         SELECT f.change, f.size, CASE WHEN f.purged = 1 THEN 1 ELSE f.gone END AS gone
         FROM (
-            SELECT c.change, c.purged, c.echo_dk, length(c.state) AS size, (
+            SELECT c.change, c.purged, length(c.state) AS size, (
                 SELECT min(s.gone) FROM record_scope AS s
                 WHERE s.type = c.type AND s.id = c.id AND (
                     (s.kind = 'device' AND s.value = :device_id)
@@ -38,7 +37,6 @@ FROM (
               AND (CAST(:types AS TEXT) IS NULL OR replace(:types, ',' || c.type || ',', '') <> :types)
         ) AS f
         WHERE f.gone IS NOT NULL AND (f.change > :began OR (f.gone = 0 AND f.purged = 0))
-          AND (f.echo_dk <> :dk OR :began > 0)
         ORDER BY f.change LIMIT :row_limit
     ) AS q
 ) AS p
@@ -48,7 +46,7 @@ ORDER BY r.change
 
 -- name: feed_whole
 -- Far from the head: through all that concerns the device, however many other records there are.
-SELECT r.type, r.id, r.change, r.state, p.gone, p.found
+SELECT r.type, r.id, r.change, r.state, r.echo, p.gone, p.found
 FROM (
     SELECT q.change, q.gone, count(*) OVER () AS found,
            sum(q.size) OVER (ORDER BY q.change) - q.size AS bytes_before
@@ -69,7 +67,6 @@ FROM (
         WHERE c.type = mine.type AND c.id = mine.id AND c.change > :since AND c.change <= :head
           AND (CAST(:types AS TEXT) IS NULL OR replace(:types, ',' || c.type || ',', '') <> :types)
           AND (c.change > :began OR (mine.gone = 0 AND c.purged = 0))
-          AND (c.echo_dk <> :dk OR :began > 0)
         ORDER BY c.change LIMIT :row_limit
     ) AS q
 ) AS p

@@ -30,14 +30,14 @@ JOIN conflict AS c ON c.type = k.type AND c.record_id = k.id AND c.state = 'open
 SELECT dk, device_id FROM device WHERE dk = ANY($1::bigint[])
 
 -- name: save_records
-INSERT INTO record (type, id, state, fields, deleted, change, echo_dk, created_at_ms, updated_at_ms)
+INSERT INTO record (type, id, state, fields, deleted, change, echo, created_at_ms, updated_at_ms)
 SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::bigint[],
     $9::bigint[]
 )
 ON CONFLICT (type, id) DO UPDATE SET
     state = excluded.state, fields = excluded.fields, deleted = excluded.deleted, change = excluded.change,
-    echo_dk = excluded.echo_dk, updated_at_ms = excluded.updated_at_ms
+    echo = excluded.echo, updated_at_ms = excluded.updated_at_ms
 
 -- name: save_record_scopes
 INSERT INTO record_scope (type, id, kind, value, gone)

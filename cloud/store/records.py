@@ -101,8 +101,8 @@ async def open_conflicts(tx: Tx, keys: Collection[Key]) -> dict[Key, set[str]]:
     return found
 
 
-async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object], int]]) -> None:
-    """Writes records, what they show and who has them so already (a dk, 0 for nobody), and moves each to the end of
+async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object], str]]) -> None:
+    """Writes records, what they show and whose copy is alike (`Entry.echo`), and moves each to the end of
     the feed of changes; `change` is ignored."""
     first = await tx.value("records_advance", count=len(changed)) - len(changed) + 1
     rows = [
@@ -113,11 +113,11 @@ async def save(tx: Tx, changed: Sequence[tuple[Kept, Mapping[str, object], int]]
             record.canonical(dict(fields)).decode(),
             int(one.deleted),
             first + index,
-            echo_dk,
+            echo,
             one.created_at_ms,
             one.updated_at_ms,
         )
-        for index, (one, fields, echo_dk) in enumerate(changed)
+        for index, (one, fields, echo) in enumerate(changed)
     ]
     await tx.bulk("save_records", rows)
 

@@ -29,11 +29,11 @@ CROSS JOIN conflict AS c ON c.type = k.value ->> 0 AND c.record_id = k.value ->>
 SELECT d.dk, d.device_id FROM json_each(:rows) AS k CROSS JOIN device AS d ON d.dk = k.value ->> 0
 
 -- name: save_records
-INSERT INTO record (type, id, state, fields, deleted, change, echo_dk, created_at_ms, updated_at_ms)
+INSERT INTO record (type, id, state, fields, deleted, change, echo, created_at_ms, updated_at_ms)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (type, id) DO UPDATE SET
     state = excluded.state, fields = excluded.fields, deleted = excluded.deleted, change = excluded.change,
-    echo_dk = excluded.echo_dk, updated_at_ms = excluded.updated_at_ms
+    echo = excluded.echo, updated_at_ms = excluded.updated_at_ms
 
 -- name: save_record_scopes
 INSERT INTO record_scope (type, id, kind, value, gone) VALUES (?, ?, ?, ?, ?)

@@ -184,6 +184,7 @@ class Receiver:
             wait_s=wait_s,
             limit=self._past.limit,
             rules_etag=await records.rules_etag(),
+            writer=records.writer,
             timeout_s=self._timeout_s,
         )
         try:

@@ -36,14 +36,15 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One record of GET /api/changes. `gone`: this device is not entitled to it any more, or it was purged.
 
-    `etag` instead of a state: the caller's own copy is alike, if its version has this etag; else it fetches all anew.
+    `version` instead of a state: what the caller told last itself. A copy that has not seen all of that is an earlier
+    one, and fetches everything anew.
     """
 
     type: RecordType
     id: RecordId
     state: State | None = None
     gone: bool = False
-    etag: str = ""
+    version: dict[str, int] = {}
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):

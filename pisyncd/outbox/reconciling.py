@@ -54,6 +54,10 @@ class OwnFirst(TransientError):
     code = "own-writes-first"
 
 
+class Lacking(Exception):
+    """The cloud knows of a write of this instance that is not here: this is an earlier state of its database."""
+
+
 class Unreadable(Exception):
     """A change that cannot be applied; the line goes on without it."""
 
@@ -81,9 +85,12 @@ class Reconciling:
             self._take_rules(db, page.rules, page.rules_etag)
         counts = dict.fromkeys(("count", "dropped", "skipped", "owed"), 0)
         faults: list[str] = []
+        lacking = False
         for change in page.changes:
             try:
                 counts[self._one(db, change, counts)] += 1
+            except Lacking:
+                lacking = True
             except (Unreadable, *UNSHOWABLE) as error:
                 counts["skipped"] += 1
                 faults.append(f"{change.type}/{change.id}: {error}"[:200])
@@ -92,7 +99,10 @@ class Reconciling:
         _sql.trim_decisions(db, keep=recordrows.DECISIONS_KEEP)
         _books.set_cursor(db, name=CURSOR, value=page.cursor)
         _books.set_cursor(db, name=PULLED, value=str(self._db.clock.wall_ms()))
-        if not page.more and (sweeping or _books.get_cursor(db, name=SWEEPING) is not None):
+        if lacking:
+            log.warning("records.fetched_anew", reason="what this device wrote is not all here")
+            begin_sweep(db)
+        elif not page.more and (sweeping or _books.get_cursor(db, name=SWEEPING) is not None):
             counts["dropped"] += self._end_sweep(db, types)
         return Applied(**counts)
 
@@ -106,6 +116,10 @@ class Reconciling:
                 return "count"
             self._rows.drop(db, change.type, change.id)
             return "dropped"
+        if change.version and change.state is None:
+            if before is None or not merge.seen(before.state.version, change.version):
+                raise Lacking
+            return "count"
         incoming = self._incoming(change)
         self._check_numbers(before, incoming)
         known = before.state if before is not None else record.EMPTY

@@ -12,7 +12,7 @@ CREATE TABLE record (
     deleted         BIGINT NOT NULL CHECK (deleted IN (0, 1)),
     purged          BIGINT NOT NULL DEFAULT 0 CHECK (purged IN (0, 1)),
     change          BIGINT NOT NULL,               -- where it stands in the feed of changes
-    echo_dk         BIGINT NOT NULL DEFAULT 0,     -- the device that has it so already: it told it last, and all of it
+    echo            TEXT    NOT NULL DEFAULT '',    -- 'WRITER:VERSION' of the copy that told all of it last
     created_at_ms   BIGINT NOT NULL,
     updated_at_ms   BIGINT NOT NULL,
     PRIMARY KEY (type, id)
