@@ -205,3 +205,44 @@ async def test_minimal_answers_name_conflicts(cloud: Cloud) -> None:
     _, answer = await cloud.call("POST", "/api/telemetry/batch", json=body, headers=headers)
     assert [each["status"] for each in answer["data"]["results"]] == ["conflict"]
     assert answer["data"]["successful"] == 1
+
+
+async def test_an_instance_is_told_the_version_of_what_it_told_last_itself(cloud: Cloud) -> None:
+    one, two = await Device.enroll(cloud, "pi-1"), await Device.enroll(cloud, "pi-2")
+    for device in (one, two):
+        await subscribe(cloud, device.name, "site", "A")
+
+    async def pull(device: Device, since: str, **query: str) -> tuple[list[dict[str, Any]], str]:
+        asked = "&".join(f"{name}={value}" for name, value in {"since": since, **query}.items())
+        status, answer = await cloud.call("GET", f"/api/changes?{asked}", headers=device.headers)
+        assert status == 200, answer
+        return answer["data"]["changes"], answer["data"]["cursor"]
+
+    _, begun = await pull(one, "")
+    _, begun_two = await pull(two, "")
+    await one.push(one.write({"percent": 40}))
+    ((echo,), after) = await pull(one, begun, writer=one.writer)
+    assert echo == {"type": "progress", "id": "r1", "version": {one.writer: 1}}
+    for device, since, query in (
+        (one, begun, {}),
+        (one, begun, {"writer": two.writer}),
+        (one, "", {"writer": one.writer}),
+    ):
+        ((whole,), _) = await pull(device, since, **query)
+        assert whole["state"]["version"] == {one.writer: 1}
+    ((whole,), _) = await pull(two, begun_two, writer=two.writer)
+    two.state = record.checked_state(json.dumps(whole["state"]).encode())
+    await two.push(two.write({"mode": "b"}))
+    ((whole,), _) = await pull(one, after, writer=one.writer)
+    assert whole["state"]["version"] == {one.writer: 1, two.writer: 1}
+
+
+async def test_a_copy_that_stands_beside_another_write_is_told_all(cloud: Cloud) -> None:
+    one = await Device.enroll(cloud, "pi-1", "assessment")
+    await one.push(one.write({"grade": 3}))
+    await cloud.services.records.write(KEY, "assessment", "r1", Put({"grade": 1}))
+    begun = (await cloud.call("GET", "/api/changes?since=", headers=one.headers))[1]["data"]["cursor"]
+    await one.push(one.write({"grade": 4}))
+    asked = f"/api/changes?since={begun}&writer={one.writer}"
+    (whole,) = (await cloud.call("GET", asked, headers=one.headers))[1]["data"]["changes"]
+    assert len(whole["state"]["registers"][""]) == 2

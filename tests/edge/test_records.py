@@ -516,3 +516,26 @@ async def test_records_and_decisions_are_carried_over_from_a_damaged_outbox(tmp_
         assert first in outbox.instance.mine
         assert "3 records" in (await outbox.ledger.newest(1))[0]["detail"]
         assert msgspec.json.decode(bytes(found["a"].itemData))["type"] == "attendance"
+
+
+async def test_what_this_instance_told_last_itself_need_not_come_back(outbox: Outbox, records: Records) -> None:
+    written = await records.write("progress", "p1", Put({"percent": 40}))
+    await acknowledge(outbox)
+    echo = Change(type="progress", id="p1", version={records.writer: 1})
+    applied = await records.apply(page(echo, cursor="a.7"), sweeping=False)
+    assert (applied.count, applied.dropped, await records.cursor()) == (1, 0, "a.7")
+    kept = await records.read("progress", "p1")
+    assert kept is not None
+    assert kept.state == written.kept.state
+
+
+@pytest.mark.parametrize("record_id", ["p1", "p2"])
+async def test_an_earlier_copy_of_the_database_notices_and_fetches_all_anew(
+    outbox: Outbox, records: Records, record_id: str
+) -> None:
+    await records.write("progress", "p1", Put({"percent": 40}))
+    await acknowledge(outbox)
+    echo = Change(type="progress", id=record_id, version={records.writer: 2})
+    await records.apply(page(echo, cursor="a.7"), sweeping=False)
+    assert await records.cursor() == ""
+    assert await records.sweeping()
