@@ -154,6 +154,9 @@ class Sender:
     def _widen(self, drain: Drain) -> None:
         """Larger batches, and more of them at once, while a backlog lasts."""
         backlog = drain.backlog and not self._seeking
+        if backlog and self._single:
+            # a small batch alone is answered sooner than large ones ever are
+            self._pace = Pace()
         self._items = wire.BATCH_ITEMS_MAX if backlog else min(self._items * 2, self._batch_items)
         self._single = not backlog
         self._seeking = self._seeking and self._items < self._batch_items
