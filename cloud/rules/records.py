@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloud.rules.facts import RecordPush, Stamp
-from pisyncd.core import explain, merge, record, recordwire, timeline, wire
-from pisyncd.core.merge import Decision, Pen
+from pisyncd.core import admitting, explain, merge, record, recordwire, timeline, wire
+from pisyncd.core.deciding import Decision
+from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY, JUDGED_TRUSTED, JUDGED_UNTRUSTED, NUMBER_MAX, State, TypeRule, Write
 
@@ -106,7 +107,11 @@ def _corrected(stamp: Stamp, offset: timeline.Bounds | None) -> int | None:
         return None
     if not 0 <= offset.high_ms - offset.low_ms <= BOUNDS_MS:
         return None
-    return (offset.low_ms + offset.high_ms) // 2 + stamp.boottime_ms
+    low_ms, high_ms = offset.low_ms + stamp.boottime_ms, offset.high_ms + stamp.boottime_ms
+    # The first batch of a boot leaves two minutes open: the middle would set a right clock back by one.
+    if stamp.trusted and stamp.wall_ms is not None and low_ms <= stamp.wall_ms <= high_ms:
+        return stamp.wall_ms
+    return (low_ms + high_ms) // 2
 
 
 def _own_word(at_ms: int, trusted: bool, received_ms: int) -> Moment:
@@ -151,10 +156,10 @@ def taken_in(
     `own`: whether a writer is the device's or may become it.
     """
     told = push.state
-    reused = {writer for writer in merge.reused(told, known) if own(writer)}
+    reused = {writer for writer in admitting.reused(told, known) if own(writer)}
     for writer in sorted(reused):
-        told = merge.renamed(_only_new(told, known, writer), writer)
-    incoming = merge.admitted(told, known, own)
+        told = admitting.renamed(_only_new(told, known, writer), writer)
+    incoming = admitting.admitted(told, known, own)
     news = {writer for writer, count in incoming.version.items() if known.version.get(writer, 0) < count}
     if not news and not merge.seen(known.version, told.version):
         return Refused(code="ownership-mismatch", detail="what is new in it was written by another device")
@@ -162,9 +167,9 @@ def taken_in(
         _check_news(rule, incoming, known)
     except Refusal as refusal:
         return refused(refusal)
-    joined = merge.join(known, merge.judged(incoming, known, judge(incoming)))
+    joined = merge.join(known, admitting.judged(incoming, known, judge(incoming)))
     if rule.by_field:
-        joined = merge.begun(joined, own)
+        joined = admitting.begun(joined, own)
     grown = len(joined.version) > len(known.version)
     if not fits(joined) or crowded(joined, known) or (grown and sum(map(own, joined.version)) > WRITERS_EACH_MAX):
         return Refused(code="record-too-large", detail="with what is here already the record is too large")

@@ -174,6 +174,16 @@ async def test_a_wrong_clock_is_put_right_by_what_is_known_of_the_boot(cloud: Cl
     assert write.at_ms <= wall_ms()
 
 
+async def test_a_right_clock_is_not_set_back_by_what_the_first_batch_of_a_boot_leaves_open(cloud: Cloud) -> None:
+    one = await Device.enroll(cloud, "pi-1", "enrollment")
+    now = wall_ms()
+    stamp = {"boot_id": "boot-a", "boottime_ms": 540_000, "wall_ms": now - 60, "clock_trusted": True}
+    sent = {"sentBootId": "boot-a", "sentBoottimeMs": 540_060, "boots": {"boot-a": 1}}
+    await one.push({**one.write({"status": "a"}, at_ms=now - 60), **stamp}, **sent)
+    (write,) = (await state_of(cloud, "enrollment")).registers[""]
+    assert (write.clock, write.at_ms) == (record.JUDGED_TRUSTED, now - 60)
+
+
 async def test_a_user_writes_their_own(start_cloud: StartCloud, database_url: str) -> None:
     cloud = await start_cloud(database=database_url, jwt_secret=SECRET)
     me, other = user(), user()
