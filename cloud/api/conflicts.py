@@ -13,7 +13,7 @@ from cloud.flows import conflicts, identity
 from cloud.flows.conflicts import Conflict, Wanted
 from cloud.rules.resolving import Pick
 from cloud.services import SERVICES
-from pisyncd.core import merge, problems, record, timeline, wire
+from pisyncd.core import deciding, picking, problems, record, timeline, wire
 from pisyncd.core.record import WRITERS_MAX, FieldRule, RecordType, Strategy
 
 ConflictState = Literal["open", "automatic", "resolved"]
@@ -43,7 +43,7 @@ class ConflictOut(msgspec.Struct, frozen=True, kw_only=True):
     field: str
     state: ConflictState
     rule: Strategy | FieldRule
-    reason: merge.Reason
+    reason: deciding.Reason
     explanation: str
     device_id: str | None
     created_at: str
@@ -176,10 +176,10 @@ def _detail(conflict: Conflict) -> ConflictDetail:
     )
 
 
-def _side(side: merge.Side, conflict: Conflict) -> SideOut:
+def _side(side: deciding.Side, conflict: Conflict) -> SideOut:
     return SideOut(
         writer=side.writer,
-        name=conflict.names.get(side.writer) or ("the cloud" if side.writer.startswith(merge.CLOUD) else side.writer),
+        name=conflict.names.get(side.writer) or ("the cloud" if side.writer.startswith(picking.CLOUD) else side.writer),
         count=side.count,
         at=wire.rfc3339(min(max(side.at_ms, 0), timeline.WALL_MAX_MS)),
         trusted=side.trusted,

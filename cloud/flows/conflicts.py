@@ -16,7 +16,7 @@ from cloud.rules.resolving import Become, Pick
 from cloud.store import records as store
 from cloud.store.db import Database, Row, Tx
 from pisyncd.core import record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY
 

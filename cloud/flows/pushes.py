@@ -21,7 +21,7 @@ from cloud.rules.records import Refused
 from cloud.store import boots
 from cloud.store.db import Tx
 from pisyncd.core import record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.problems import Refusal
 from pisyncd.core.recordwire import Plain
 from pisyncd.core.timeline import Bounds

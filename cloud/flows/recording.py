@@ -20,8 +20,9 @@ from cloud.rules.records import Key, Scope
 from cloud.store import records as store
 from cloud.store.db import Tx
 from cloud.store.records import Kept, Writer
-from pisyncd.core import explain, merge, record, recordwire, wire
-from pisyncd.core.merge import Decision, View
+from pisyncd.core import admitting, deciding, explain, merge, record, recordwire, wire
+from pisyncd.core.deciding import Decision
+from pisyncd.core.merge import View
 from pisyncd.core.record import EMPTY, State, TypeRule
 
 CONFLICT = "conflict.detected"
@@ -155,12 +156,11 @@ class Recording:
             return []
         # Reckoned before anything is taken: what cannot be shown must leave the record as it was.
         view = merge.view(state, entry.rule)
-        now = {one.id: one for one in merge.decisions(*entry.key, state, entry.rule)}
+        now = {one.id: one for one in deciding.decisions(*entry.key, state, entry.rule)}
         news = [decision for found, decision in now.items() if found not in entry.decisions]
         entry.state, entry.author, entry.view, entry.decisions = state, author, view, now
-        entry.echo = (
-            f"{teller}:{record.canonical(state.version).decode()}" if teller and merge.shows_alike(told, state) else ""
-        )
+        alike = bool(teller) and admitting.shows_alike(told, state)
+        entry.echo = f"{teller}:{record.canonical(state.version).decode()}" if alike else ""
         if author.dk:
             entry.added.add(("device", self._devices[author.dk]))
             entry.added.update(scope for scope in self._subscriptions[author.dk] if scope[0] == "site")
@@ -244,7 +244,7 @@ class Recording:
 def _entry(key: Key, rule: TypeRule, kept: Kept | None, scopes: dict[Scope, bool]) -> Entry:
     state = kept.state if kept else EMPTY
     view = merge.view(state, rule)
-    decisions = {one.id: one for one in merge.decisions(*key, state, rule)}
+    decisions = {one.id: one for one in deciding.decisions(*key, state, rule)}
     return Entry(key=key, rule=rule, kept=kept, state=state, view=view, scopes=scopes, before=view, decisions=decisions)
 
 

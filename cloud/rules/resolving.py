@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pisyncd.core import merge, problems
-from pisyncd.core.merge import Decision, Side
+from pisyncd.core.deciding import Decision, Side
 from pisyncd.core.record import State, TypeRule
 
 

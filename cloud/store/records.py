@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cloud.store.db import Row, Tx
 from pisyncd.core import record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.record import EMPTY, State
 
 Key = tuple[str, str]

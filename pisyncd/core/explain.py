@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pisyncd.core import timeline, wire
-from pisyncd.core.merge import CLOUD, Decision, Side
+from pisyncd.core.deciding import Decision, Side
+from pisyncd.core.picking import CLOUD
 from pisyncd.core.record import canonical
 
 VALUE_CHARS_MAX = 60

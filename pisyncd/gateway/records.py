@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from aiohttp import hdrs, web
 
-from pisyncd.core import explain, frames, merge, problems, record, recordwire, timeline, wire
+from pisyncd.core import deciding, explain, frames, problems, record, recordwire, timeline, wire
 from pisyncd.core.problems import Refusal
 from pisyncd.gateway import framing
 from pisyncd.gateway.bodies import Bodies
@@ -142,7 +142,7 @@ class RecordRoutes:
         if kept.state.version.keys() <= {self._records.writer}:
             return []
         rule = self._records.rules.get(kept.type)
-        now = merge.decisions(kept.type, kept.id, kept.state, rule) if rule is not None else []
+        now = deciding.decisions(kept.type, kept.id, kept.state, rule) if rule is not None else []
         still_open = {each.id for each in now if each.open}
         names = {self._records.writer: self._device.config.device_id or "this device"}
         return [

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from pisyncd.core import record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.problems import Refusal
 from pisyncd.outbox import instance, reconciling, salvage
 from pisyncd.outbox.db import Database, queries

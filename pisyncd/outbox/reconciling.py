@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from pisyncd.core import merge, record, recordwire
+from pisyncd.core import admitting, merge, record, recordwire
 from pisyncd.core.errors import TransientError
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, TypeRule
@@ -126,7 +126,7 @@ class Reconciling:
         if before is not None and before.pass_number < recordrows.pass_number(db):
             # In a full fetch: what the cloud has lost of others' writes it would not take from here; they would stay
             # in this copy alone, for ever.
-            known = merge.admitted(known, incoming, self._rows.instance.mine.__contains__)
+            known = admitting.admitted(known, incoming, self._rows.instance.mine.__contains__)
         kept = self._rows.keep(
             db,
             change.type,

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pisyncd.core import merge, record, recordwire, timeline, wire
+from pisyncd.core import deciding, merge, record, recordwire, timeline, wire
 from pisyncd.core.record import State, TypeRule
 from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.instance import Instance
@@ -121,7 +121,7 @@ class Rows:
     def decide(self, db: sqlite3.Connection, kept: Kept) -> None:
         """Notes what stands beside each other, and which of it is shown."""
         wall_ms = self.db.clock.wall_ms()
-        for each in merge.decisions(kept.type, kept.id, kept.state, self.rules[kept.type]):
+        for each in deciding.decisions(kept.type, kept.id, kept.state, self.rules[kept.type]):
             body = record.canonical(each).decode()
             _sql.decide(db, id=each.id, type=kept.type, record_id=kept.id, body=body, wall_ms=wall_ms)
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from pisyncd.core import merge, problems, record, recordwire, wire
-from pisyncd.core.merge import Decision, Pen
+from pisyncd.core.deciding import Decision
+from pisyncd.core.merge import Pen
 from pisyncd.core.record import State, TypeRule
 from pisyncd.outbox import reconciling, setback
 from pisyncd.outbox.db import Database, queries

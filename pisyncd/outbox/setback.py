@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from pisyncd.core import merge, record, recordwire, wire
+from pisyncd.core import admitting, record, recordwire, wire
 from pisyncd.core.problems import Refusal
 from pisyncd.core.recordwire import Pushed
 from pisyncd.outbox.db import queries
@@ -86,7 +86,7 @@ def _renamed(db: sqlite3.Connection, rows: Rows, key: tuple[str, str], said: _Sa
     state = kept.state
     for writer, first in said.firsts.items():
         if rows.instance.is_mine(writer) and state.version.get(writer, 0) >= first:
-            state = merge.split(state, writer, first, merge.alias_of(writer, rows.instance.id))
+            state = admitting.split(state, writer, first, admitting.alias_of(writer, rows.instance.id))
     message_id = rows.push(db, *key, state, state.version, stamp=said.stamp)
     rows.keep(db, *key, state, before=kept, message_id=message_id, synced_wall_ms=kept.synced_wall_ms)
     log.info("records.renamed", type=key[0], id=key[1])

@@ -22,7 +22,7 @@ from rig.cloud import Cloud
 from rig.process import cpu_seconds
 
 from benchmarks.result import Options, Result, Skipped
-from pisyncd.core import explain, merge, record, recordwire, wire
+from pisyncd.core import deciding, explain, merge, record, recordwire, wire
 from pisyncd.core.record import State, TypeRule
 
 Line = Result | Skipped
@@ -81,7 +81,7 @@ def _pure(name: str, rule: TypeRule, rounds: int) -> Iterator[Line]:
         busy, began = time.thread_time(), time.perf_counter()
         joined = merge.join(left, right)
         merge.view(joined, rule)
-        decided = merge.decisions("progress", "prog_1", joined, rule)
+        decided = deciding.decisions("progress", "prog_1", joined, rule)
         times.append((time.perf_counter() - began) * 1e6)
         cpu.append((time.thread_time() - busy) * 1e6)
         conflicts += len(decided)

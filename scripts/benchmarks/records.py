@@ -74,8 +74,10 @@ def _writes(device: Device, method: str, fields: dict[str, Any]) -> dict[str, An
 
 
 def records_lan(options: Options) -> Iterator[Line]:
-    """10,000 records made, then changed, on one device while it may not send: from the word that it may until the last is
-    acknowledged. How long the applications took to write them stands in the details."""
+    """10,000 records made, then changed, on one device that is paused: from the resume until the last is acknowledged.
+
+    How long the applications took to write them stands in the details.
+    """
     with loopback() as ground, ours.pair(ground) as (cloud, device):
         device.start()
         until("the device is online", lambda: device.status()["link"]["state"] == "full", within_s=60, poll_s=0.1)

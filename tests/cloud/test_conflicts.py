@@ -16,7 +16,7 @@ from cloud.flows.records import Author, Put
 from cloud.rules import resolving
 from cloud.rules.resolving import Become, Pick
 from cloud.services import wall_ms
-from pisyncd.core import merge, record
+from pisyncd.core import deciding, merge, record
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import BUILT_IN, EMPTY, State, TypeRule
@@ -95,7 +95,7 @@ async def test_an_automatic_decision_is_told_and_overruled(cloud: Cloud, pi: Dev
     # An ordinary version, which travels; nothing stands beside it any more.
     state = record.checked_state(json.dumps((await wait)[1]["data"]["changes"][0]["state"]).encode())
     assert merge.view(state, PROGRESS).fields == {"percent": 80}
-    assert merge.decisions("progress", "p1", state, PROGRESS) == []
+    assert deciding.decisions("progress", "p1", state, PROGRESS) == []
     assert merge.seen(state.version, base.version)
     status, body = await resolve(cloud, found, {"pick": "winner"})
     assert (status, body["code"]) == (409, "conflict-resolved")
@@ -151,7 +151,7 @@ async def test_a_deletion_is_picked(cloud: Cloud, pi: Device, late: Pen) -> None
     assert (await resolve(cloud, found, side))[0] == 200
     kept = (await cloud.services.records.read("attendance", "t1", deleted=True)).kept
     assert kept.deleted
-    assert merge.decisions("attendance", "t1", kept.state, MANUAL) == []
+    assert deciding.decisions("attendance", "t1", kept.state, MANUAL) == []
 
 
 async def test_what_a_deletion_hid_comes_back(cloud: Cloud, pi: Device) -> None:
@@ -310,14 +310,14 @@ def test_what_a_pick_means() -> None:
     two = merge.patch(base, PROGRESS, {"badges": ["a", "b"]}, TWO)
     three = merge.patch(base, PROGRESS, {"badges": ["a", "c"]}, THREE)
     joined = merge.join(merge.join(one, two), three)
-    (union,) = merge.decisions("progress", "p", joined, PROGRESS)
+    (union,) = deciding.decisions("progress", "p", joined, PROGRESS)
     assert resolving.picked(union, PROGRESS, joined, Pick(side="winner")) == Become(fields={"badges": ["a", "b", "c"]})
     assert resolving.picked(union, PROGRESS, joined, Pick(side="loser")) == Become(fields={"badges": None})
     # The record itself, deleted here and made anew there.
     gone = merge.delete(base, PROGRESS, ONE)
     anew = merge.put(merge.delete(base, PROGRESS, TWO), PROGRESS, {"percent": 5}, TWO)
     both = merge.join(gone, anew)
-    found = {each.field: each for each in merge.decisions("progress", "p", both, PROGRESS)}
+    found = {each.field: each for each in deciding.decisions("progress", "p", both, PROGRESS)}
     assert resolving.picked(found[""], PROGRESS, both, Pick(side="loser")) == Become(fields={"percent": 5}, whole=True)
     assert resolving.picked(found[""], PROGRESS, both, Pick(side="winner")) == Become(fields=None, whole=True)
     assert resolving.picked(found["percent"], PROGRESS, both, Pick(side="winner")) == Become(fields=None)

@@ -10,7 +10,7 @@ from record_helpers import KEY, Device, item, shown, sql, state_of, subscribe
 
 from cloud.flows.records import Delete, Patch, Put
 from cloud.rules import records as rules
-from pisyncd.core import merge, record
+from pisyncd.core import admitting, record
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, Write
 
@@ -133,7 +133,7 @@ async def test_a_database_that_was_set_back_is_told_to_come_by_another_name(clou
         assert all("resolution" not in each for each in results)
     assert await shown(cloud) == {"mode": "b"}
     # pisyncd.outbox.setback: the same once more, beside what the other copy wrote
-    one.state = merge.renamed(one.state, one.writer)
+    one.state = admitting.renamed(one.state, one.writer)
     (result,) = await one.push(one.item(stream="record-new", seq=1))
     assert result["status"] == "conflict"
     assert (await shown(cloud))["badges"] == ["x"]

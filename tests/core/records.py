@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pisyncd.core import merge, record
+from pisyncd.core import deciding, merge, record
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY, State, TypeRule, Write
@@ -48,9 +48,9 @@ def one(writer: str, count: int, value: Any, at_ms: int = 0, clock: int = 1) -> 
     return Write(writer, count, at_ms, clock, value)
 
 
-def decided(state: State, rule: TypeRule) -> list[merge.Decision]:
+def decided(state: State, rule: TypeRule) -> list[deciding.Decision]:
     """What was decided in it."""
-    return merge.decisions("progress", "p", state, rule)
+    return deciding.decisions("progress", "p", state, rule)
 
 
 def lost(state: State, rule: TypeRule) -> set[tuple[str, int, str]]:

@@ -27,7 +27,7 @@ from records import (
     states,
 )
 
-from pisyncd.core import explain, merge, record
+from pisyncd.core import admitting, deciding, explain, merge, record
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import JUDGED_TRUSTED, JUDGED_UNTRUSTED, State, TypeRule
 
@@ -164,8 +164,8 @@ def test_ids_of_decisions_are_those_of_what_met() -> None:
     assert decided(one_way, WHOLE) == decided(other_way, WHOLE)
     (first,), (third,) = decided(one_way, WHOLE), decided(beside(WHOLE, base, (A, 5, X), (B, 6, Y), (C, 1, Z)), WHOLE)
     assert first.id.startswith("cf_") and first.id != third.id
-    assert merge.decisions("other", "p", one_way, WHOLE)[0].id != first.id
-    assert merge.decisions("progress", "q", one_way, WHOLE)[0].id != first.id
+    assert deciding.decisions("other", "p", one_way, WHOLE)[0].id != first.id
+    assert deciding.decisions("progress", "q", one_way, WHOLE)[0].id != first.id
 
 
 # 1, 1.0 and True
@@ -183,7 +183,7 @@ def test_values_that_only_python_takes_for_equal(left: Any, right: Any) -> None:
     first = State(version={A: 1}, registers={"": (one(A, 1, True),), "x": (one(A, 1, left),)})
     second = State(version={A: 1}, registers={"": (one(A, 1, True),), "x": (one(A, 1, right),)})
     assert record.encode(merge.join(first, second)) == record.encode(merge.join(second, first))
-    assert merge.reused(first, second) == {A}
+    assert admitting.reused(first, second) == {A}
     both = beside(
         MERGED, merge.put(EMPTY, MERGED, {"x": 0}, pen(C)), (A, 1, {"badges": [left]}), (B, 1, {"badges": [right]})
     )
@@ -270,15 +270,15 @@ def own(writer: str) -> bool:
 def test_of_a_device_only_what_is_its_own_or_known() -> None:
     known = merge.put(EMPTY, MERGED, {"name": "cloud", "x": 1}, pen(CLOUD))
     seen = merge.patch(known, MERGED, {"x": 2}, pen(A))
-    assert merge.admitted(seen, known, own) == seen
+    assert admitting.admitted(seen, known, own) == seen
     forged = merge.patch(seen, MERGED, {"name": "forged"}, pen(B))
-    admitted = merge.admitted(forged, known, own)
+    admitted = admitting.admitted(forged, known, own)
     assert B not in admitted.version
     joined = merge.join(known, admitted)
     assert merge.view(joined, MERGED).fields == {"name": "cloud", "x": 2}
     lied = State(version={A: 1, B: 2**53, CLOUD: 2**53}, registers={"x": (one(A, 1, 2),)})
-    assert merge.admitted(lied, known, own).version == {A: 1, CLOUD: 1}
-    assert merge.admitted(State(version={B: 3}, registers={"x": (one(B, 3, 0),)}), known, own) is EMPTY
+    assert admitting.admitted(lied, known, own).version == {A: 1, CLOUD: 1}
+    assert admitting.admitted(State(version={B: 3}, registers={"x": (one(B, 3, 0),)}), known, own) is EMPTY
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
@@ -287,14 +287,14 @@ def test_a_copied_card_tells_of_its_past_before_the_other_does(rule: TypeRule) -
     known = merge.put(EMPTY, rule, {"name": "cloud", "x": 1}, pen(CLOUD))
     deleted = merge.delete(known, rule, pen(B))
     copy = merge.put(deleted, rule, {"x": 5}, pen(A, 9))
-    assert merge.view(merge.join(known, merge.admitted(copy, known, own)), rule).fields == {"x": 5}
+    assert merge.view(merge.join(known, admitting.admitted(copy, known, own)), rule).fields == {"x": 5}
     begun = merge.put(deleted, rule, {"x": 4}, pen(B))
     copy = merge.patch(begun, rule, {"y": 5}, pen(A, 9))
-    at_cloud = merge.join(known, merge.admitted(copy, known, own))
+    at_cloud = merge.join(known, admitting.admitted(copy, known, own))
     if rule.by_field:
         assert merge.view(at_cloud, rule).fields == {"name": "cloud", "x": 1, "y": 5}
     both = merge.join(at_cloud, begun)
-    again = merge.join(both, merge.admitted(copy, both, own))
+    again = merge.join(both, admitting.admitted(copy, both, own))
     assert again == merge.join(begun, copy), "once the original has delivered and the copy says it again, all is well"
 
 
@@ -304,16 +304,16 @@ def test_another_account_of_a_known_write_does_not_count() -> None:
         version={A: 1, CLOUD: 1},
         registers={"": (one(CLOUD, 1, None),), "x": (one(CLOUD, 1, 666, 10**12, 3),), "y": (one(A, 1, 2),)},
     )
-    assert merge.admitted(lied, known, own).registers["x"] == known.registers["x"]
-    assert merge.view(merge.join(known, merge.admitted(lied, known, own)), MERGED).fields == {"x": 1, "y": 2}
+    assert admitting.admitted(lied, known, own).registers["x"] == known.registers["x"]
+    assert merge.view(merge.join(known, admitting.admitted(lied, known, own)), MERGED).fields == {"x": 1, "y": 2}
 
 
 def test_a_write_is_judged_once() -> None:
     state = merge.put(EMPTY, MERGED, {"x": 1}, pen(A, 10**15, sure=True))
-    first = merge.judged(state, EMPTY, lambda write: (70, JUDGED_UNTRUSTED))
+    first = admitting.judged(state, EMPTY, lambda write: (70, JUDGED_UNTRUSTED))
     assert {write.at_ms for writes in first.registers.values() for write in writes} == {70}
     more = merge.patch(state, MERGED, {"y": 1}, pen(A, 10**15))
-    again = merge.judged(merge.admitted(more, first, own), first, lambda write: (90, JUDGED_TRUSTED))
+    again = admitting.judged(admitting.admitted(more, first, own), first, lambda write: (90, JUDGED_TRUSTED))
     joined = merge.join(first, again)
     assert [joined.registers[name][0].at_ms for name in ("x", "y")] == [70, 90]
     assert merge.join(joined, more) == joined, "at the device the cloud's word stands"
@@ -322,28 +322,28 @@ def test_a_write_is_judged_once() -> None:
 def test_a_number_used_twice_is_noticed() -> None:
     base = merge.put(EMPTY, MERGED, {"x": 0}, pen(A))
     first, second = (merge.patch(base, MERGED, {"x": value}, pen(A, 5)) for value in (1, 2))
-    assert merge.reused(second, first) == {A}
-    assert merge.reused(first, first) == merge.reused(base, first) == merge.reused(first, base) == set()
+    assert admitting.reused(second, first) == {A}
+    assert admitting.reused(first, first) == admitting.reused(base, first) == admitting.reused(first, base) == set()
     later = merge.patch(first, MERGED, {"x": 3}, pen(A, 6))
-    assert merge.reused(first, later) == merge.reused(later, first) == set()
+    assert admitting.reused(first, later) == admitting.reused(later, first) == set()
 
 
 def test_the_alias_of_what_was_written_twice() -> None:
     base = merge.put(EMPTY, MERGED, {"x": 0}, pen(A))
     first, second = (merge.patch(base, MERGED, {"x": value}, pen(A, 5)) for value in (1, 2))
-    renamed = merge.renamed(second, A)
-    assert renamed == merge.renamed(second, A)
+    renamed = admitting.renamed(second, A)
+    assert renamed == admitting.renamed(second, A)
     (alias,) = renamed.version
     assert alias.startswith(f"{A}~") and own(alias)
     assert record.checked_state(record.canonical(renamed)) == renamed
     joined = merge.join(first, renamed)
     assert joined == merge.join(joined, renamed)
     assert [write.value for write in joined.registers["x"]] == [1, 2]
-    assert merge.renamed(base, B) is base
-    third = merge.renamed(merge.patch(second, MERGED, {"y": 4}, pen(A, 6)), A)
+    assert admitting.renamed(base, B) is base
+    third = admitting.renamed(merge.patch(second, MERGED, {"y": 4}, pen(A, 6)), A)
     whole = merge.join(joined, third)
     assert merge.view(whole, MERGED).fields == {"x": 2, "y": 4}
-    once_more = merge.renamed(third, next(iter(third.version)))
+    once_more = admitting.renamed(third, next(iter(third.version)))
     assert set(once_more.version) != set(third.version) and next(iter(once_more.version)).count("~") == 1
 
 
@@ -370,15 +370,15 @@ def test_the_laws_hold_for_any_states(strategy: str, a: State, b: State, c: Stat
 @settings(max_examples=60, deadline=None)
 def test_any_state_can_be_looked_at(strategy: str, a: State, b: State) -> None:
     rule = RULES[strategy]
-    for state in (a, merge.join(a, b), merge.renamed(a, A), merge.admitted(a, b, own)):
+    for state in (a, merge.join(a, b), admitting.renamed(a, A), admitting.admitted(a, b, own)):
         view = merge.view(state, rule)
         record.canonical(dict(view.fields))
-        for decision in merge.decisions("progress", "p", state, rule):
+        for decision in deciding.decisions("progress", "p", state, rule):
             assert explain.sentence(decision, {A: "pibox-1"})
             assert record.canonical(decision)
         record.scopes("profile", "p", view.fields)
-    merge.reused(a, b)
-    merge.judged(a, b, lambda write: (0, JUDGED_UNTRUSTED))
+    admitting.reused(a, b)
+    admitting.judged(a, b, lambda write: (0, JUDGED_UNTRUSTED))
 
 
 @pytest.mark.parametrize("strategy", RULES)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pisyncd.core import merge, record
+from pisyncd.core import deciding, merge, record
 from pisyncd.core.merge import Pen
 from pisyncd.core.record import EMPTY, State, TypeRule
 
@@ -88,7 +88,7 @@ def test_any_order_any_loss_any_repetition_gives_the_same(strategy: str, steps: 
     assert results[0] == results[1] == results[2]
     views = [merge.view(each, rule) for each in results]
     assert views[0] == views[1] == views[2]
-    told = [merge.decisions("progress", "p", each, rule) for each in results]
+    told = [deciding.decisions("progress", "p", each, rule) for each in results]
     assert told[0] == told[1] == told[2]
 
 
@@ -119,7 +119,7 @@ def test_every_write_is_shown_or_overwritten_knowingly_or_explained(strategy: st
     explained: set[tuple[str, int]] = set()
     for each in [*sent, *replicas]:
         whole = merge.join(whole, each)
-        for decision in merge.decisions("progress", "p", whole, rule):
+        for decision in deciding.decisions("progress", "p", whole, rule):
             explained.update((side.writer, side.count) for side in decision.losers)
     view = merge.view(whole, rule)
     for name, writes in whole.registers.items():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from records import CLOUD, EMPTY, MERGED, WHOLE, A, B, decided, one, pen, states
 
-from pisyncd.core import explain, merge, record, recordwire
+from pisyncd.core import admitting, explain, merge, record, recordwire
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, TypeRule
 
@@ -167,9 +167,9 @@ def test_what_was_written_under_used_numbers_goes_by_another_name() -> None:
     first = merge.put(EMPTY, MERGED, {"x": 1, "y": 1}, pen(A))
     theirs = merge.patch(first, MERGED, {"x": 2}, pen(A, 5))
     mine = merge.patch(merge.patch(first, MERGED, {"y": 3}, pen(A, 6)), MERGED, {"z": 4}, pen(A, 7))
-    alias = merge.alias_of(A, B)
-    renamed = merge.split(mine, A, 2, alias)
-    assert renamed.version == {A: 1, alias: 3} and renamed == merge.split(mine, A, 2, alias)
+    alias = admitting.alias_of(A, B)
+    renamed = admitting.split(mine, A, 2, alias)
+    assert renamed.version == {A: 1, alias: 3} and renamed == admitting.split(mine, A, 2, alias)
     assert record.checked_state(record.canonical(renamed)) == renamed
     both = merge.join(theirs, renamed)
     assert merge.view(both, MERGED).fields == {"x": 2, "y": 3, "z": 4}

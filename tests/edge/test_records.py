@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pisyncd.core import merge, record, recordwire, wire
+from pisyncd.core import admitting, merge, record, recordwire, wire
 from pisyncd.core.errors import StorageBusy
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
@@ -464,7 +464,7 @@ async def test_a_write_that_was_refused_or_renamed_is_not_pressed_upon_the_cloud
     await acknowledge(outbox)
     changes = [
         by_cloud("progress", "refused", {"percent": 1}),
-        Change(type="progress", id="renamed", state=merge.renamed(kept.state, records.writer)),
+        Change(type="progress", id="renamed", state=admitting.renamed(kept.state, records.writer)),
     ]
     assert (await records.apply(page(*changes), sweeping=False)).owed == 0
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pisyncd.core import merge, record, recordwire
+from pisyncd.core import admitting, merge, record, recordwire
 from pisyncd.core.merge import Pen
 from pisyncd.core.record import State
 from pisyncd.core.recordwire import Change, Changes
@@ -53,8 +53,8 @@ class Cloud:
     def take(self, pushed: recordwire.Pushed, own: frozenset[str]) -> None:
         key = pushed.type, pushed.id
         known = self.states.get(key, record.EMPTY)
-        incoming = merge.admitted(record.checked_state(bytes(pushed.state)), known, own.__contains__)
-        judged = merge.judged(incoming, known, lambda write: (write.at_ms, write.clock | 2))
+        incoming = admitting.admitted(record.checked_state(bytes(pushed.state)), known, own.__contains__)
+        judged = admitting.judged(incoming, known, lambda write: (write.at_ms, write.clock | 2))
         self.keep(key, merge.join(known, judged))
 
     def page(self, cursor: str, limit: int) -> Changes | None:

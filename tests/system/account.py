@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pisyncd.core import merge, record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.record import State, TypeRule, Write
 
 Key = tuple[str, str]

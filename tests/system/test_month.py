@@ -17,7 +17,7 @@ from month import COUNTED, KEYS, Month, month
 from rig import postgres
 
 from pisyncd.core import merge, record
-from pisyncd.core.merge import Decision
+from pisyncd.core.deciding import Decision
 from pisyncd.core.record import State
 
 
