@@ -1,6 +1,6 @@
 """What was decided between writes that have not seen each other: which one is shown, why, and what lost.
 
-A pure function of a record's writes, as its view is, so every copy tells the same; see pisyncd.core.explain for sentences.
+A pure function of a record's writes, as its view is, so every copy tells the same.
 """
 
 from __future__ import annotations
