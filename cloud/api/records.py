@@ -11,10 +11,11 @@ from aiohttp import hdrs, web
 
 from cloud.api import access, answers, params, payload
 from cloud.flows.recording import Author, device_author
-from cloud.flows.records import Delete, Edit, Found, Patch, Put, Reader, Records, Written
+from cloud.flows.records import Found, Reader, Records, Written
 from cloud.rules.access import Principal
 from cloud.services import SERVICES
 from pisyncd.core import problems, record, recordwire, wire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.recordwire import ConflictBrief, RecordOut
 
 PAGE_DEFAULT = 50

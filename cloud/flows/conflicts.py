@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 
 from cloud.flows import audit
-from cloud.flows.records import Author, Delete, Edit, Patch, Put, Records, Written
+from cloud.flows.recording import Author
+from cloud.flows.records import Records, Written
 from cloud.rules import resolving
 from cloud.rules.resolving import Become, Pick
 from cloud.store import records as store
 from cloud.store.db import Database, Row, Tx
 from pisyncd.core import record
 from pisyncd.core.deciding import Decision
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY
 

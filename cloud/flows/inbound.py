@@ -13,13 +13,14 @@ import msgspec
 
 from cloud.flows import audit
 from cloud.flows.recording import Author
-from cloud.flows.records import Delete, Edit, Patch, Put, Records, Written
+from cloud.flows.records import Records, Written
 from cloud.rules import inbound as rules
 from cloud.rules import signing
 from cloud.rules.inbound import Event
 from cloud.store import records as store
 from cloud.store.db import Database, DuplicateRow, Row, Tx
 from pisyncd.core import problems, record, recordwire, wire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.errors import ConfigError
 from pisyncd.core.problems import Refusal
 

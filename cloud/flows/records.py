@@ -6,7 +6,7 @@ What devices push goes through cloud.flows.pushes; both change records by cloud.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,38 +16,14 @@ from cloud.rules.records import Key
 from cloud.store import records as store
 from cloud.store.db import Database, Tx
 from cloud.store.records import Kept, Writer
-from pisyncd.core import merge, record, recordwire
+from pisyncd.core import edits, merge, record, recordwire
+from pisyncd.core.edits import Delete, Edit, Patch
 from pisyncd.core.errors import ConfigError
 from pisyncd.core.merge import Pen, View
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, TypeRule
 
 CLOUD_NAME = "the cloud"
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """All fields anew. `decided`: over all sides, by a person who has seen them."""
-
-    fields: Mapping[str, Any]
-    decided: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Some fields anew, None removes one. `create`: also a record that is not there yet."""
-
-    fields: Mapping[str, Any]
-    create: bool = False
-    decided: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """The record as a tombstone."""
-
-
-Edit = Put | Patch | Delete
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +123,7 @@ class Records:
             raise recordwire.unknown(*key)
         _check_present(entry, edit, if_match)
         pen = Pen.of_cloud(author.writer or self._writer or await _cloud_writer(tx), now_ms)
-        state = _edited(entry.state, rule, edit, pen)
+        state = edits.applied(entry.state, rule, edit, pen)
         if state == entry.state:
             return _written(entry, now_ms, changed=False)
         rules.check_size(state, entry.state if author.writer else None)
@@ -225,14 +201,6 @@ def _check_present(entry: Entry, edit: Edit, if_match: str | Collection[str] | N
         raise recordwire.unknown(*entry.key)
 
 
-def _edited(state: State, rule: TypeRule, edit: Edit, pen: Pen) -> State:
-    if isinstance(edit, Delete):
-        return merge.delete(state, rule, pen)
-    record.check_fields(rule, edit.fields)
-    change = merge.put if isinstance(edit, Put) else merge.patch
-    return change(state, rule, edit.fields, pen, decided=edit.decided)
-
-
 def _written(entry: Entry, now_ms: int, *, changed: bool) -> Written:
     kept = entry.kept
     return Written(
@@ -283,5 +251,3 @@ async def check_forms(tx: Tx, known_rules: record.Rules) -> None:
             "; ".join(faults), hint="give the type another name, or its old strategy, in record_types_file"
         )
 
-
-__all__ = ["Author", "Delete", "Edit", "Found", "Patch", "Put", "Reader", "Records", "Written"]

@@ -8,13 +8,15 @@ from collections.abc import Collection
 from aiohttp import hdrs, web
 
 from pisyncd.core import deciding, explain, frames, problems, record, recordwire, timeline, wire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.problems import Refusal
 from pisyncd.gateway import framing
 from pisyncd.gateway.bodies import Bodies
 from pisyncd.gateway.parsing import nothing_in, number, query
 from pisyncd.gateway.ports import Device
 from pisyncd.outbox import Outbox
-from pisyncd.outbox.records import Delete, Edit, Kept, Patch, Put, Written
+from pisyncd.outbox.recordrows import Kept
+from pisyncd.outbox.records import Written
 
 PAGE_DEFAULT = 50
 PAGE_MAX = 500

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pisyncd.core import envelope
+from pisyncd.core.edits import Delete, Patch
 from pisyncd.core.envelope import Rejection
 from pisyncd.core.problems import Refusal
 from pisyncd.core.wire import ItemStatus
@@ -16,7 +17,7 @@ from pisyncd.outbox import arrivals
 from pisyncd.outbox.arrivals import Arrival, OfRecord, OfSession
 from pisyncd.outbox.db import Database, queries
 from pisyncd.outbox.messages import Messages
-from pisyncd.outbox.records import Delete, Patch, Records
+from pisyncd.outbox.records import Records
 from pisyncd.runtime.clock import Stamp
 
 _sql = queries("learning", in_thread=True)

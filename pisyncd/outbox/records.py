@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from pisyncd.core import merge, problems, record, recordwire, wire
+from pisyncd.core import edits, problems, record, recordwire, wire
 from pisyncd.core.deciding import Decision
+from pisyncd.core.edits import Delete, Edit, Patch
 from pisyncd.core.merge import Pen
 from pisyncd.core.record import State, TypeRule
 from pisyncd.outbox import reconciling, setback
@@ -20,33 +21,8 @@ from pisyncd.outbox.messages import Messages
 from pisyncd.outbox.reconciling import Applied, Reconciling
 from pisyncd.outbox.recordrows import UNSHOWABLE, Kept, Rows, kept_of
 
-__all__ = ["Applied", "Counts", "Delete", "Edit", "Kept", "Patch", "Put", "Records", "Written"]
-
 _reading: Any = queries("records")
 _books: Any = queries("books")
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """All fields anew."""
-
-    fields: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """Some fields; None removes one. `create`: one that is not there is made."""
-
-    fields: Mapping[str, Any]
-    create: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Leaves a tombstone."""
-
-
-Edit = Put | Patch | Delete
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,19 +170,9 @@ class Records:
         clock = self._db.clock
         pen = Pen.of_device(self.writer, clock.wall_ms(), trusted=clock.trusted())
         missing = before is None or before.deleted
-        match edit:
-            case Put(fields=fields):
-                record.check_fields(rule, fields)
-                return merge.put(state, rule, fields, pen)
-            case Patch(fields=fields, create=create):
-                record.check_fields(rule, fields)
-                if missing and not create:
-                    raise recordwire.unknown(record_type, record_id)
-                return merge.patch(state, rule, fields, pen)
-            case Delete():
-                if before is None:
-                    raise recordwire.unknown(record_type, record_id)
-                return merge.delete(state, rule, pen)
+        if (isinstance(edit, Delete) and before is None) or (isinstance(edit, Patch) and missing and not edit.create):
+            raise recordwire.unknown(record_type, record_id)
+        return edits.applied(state, rule, edit, pen)
 
     # Reconciling
 

@@ -16,7 +16,7 @@ from edge.gateway_rig import Rig, gateway
 
 from pisyncd.client import ClientError
 from pisyncd.core import merge, record, recordwire
-from pisyncd.outbox.records import Put
+from pisyncd.core.edits import Put
 
 from .rig import ROOT
 from .test_records import Both

@@ -12,11 +12,12 @@ from feed_helpers import Device, device, until
 
 from cloud.flows import audit
 from cloud.flows.recording import Recording
-from cloud.flows.records import Author, Put
+from cloud.flows.records import Author
 from cloud.rules import resolving
 from cloud.rules.resolving import Become, Pick
 from cloud.services import wall_ms
 from pisyncd.core import deciding, merge, record
+from pisyncd.core.edits import Put
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import BUILT_IN, EMPTY, State, TypeRule

@@ -16,7 +16,7 @@ from feed_helpers import device, until
 
 from cloud.flows import export_status, purge
 from cloud.flows.recording import Recording
-from cloud.flows.records import Author, Put
+from cloud.flows.records import Author
 from cloud.flows.retention import Retention
 from cloud.services import wall_ms
 from cloud.store import drivers
@@ -24,6 +24,7 @@ from cloud.store.db import Database
 from cloud.store.exportdir import ExportDir
 from cloud.store.sqlite import SqliteDatabase
 from pisyncd.core import merge
+from pisyncd.core.edits import Put
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import BUILT_IN, EMPTY

@@ -8,9 +8,9 @@ import pytest
 from conftest import Cloud
 from record_helpers import KEY, Device, item, shown, sql, state_of, subscribe
 
-from cloud.flows.records import Delete, Patch, Put
 from cloud.rules import records as rules
 from pisyncd.core import admitting, record
+from pisyncd.core.edits import Delete, Patch, Put
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import State, Write
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import Cloud, StartCloud
 from record_helpers import KEY, SECRET, Device, item, push, shown, sql, state_of, subscribe, user
 
-from cloud.flows.records import Patch, Put
 from cloud.services import wall_ms
 from pisyncd.core import merge, record
+from pisyncd.core.edits import Patch, Put
 
 
 async def test_what_a_device_writes_is_here_and_again_changes_nothing(cloud: Cloud) -> None:

@@ -12,9 +12,10 @@ import pytest
 from conftest import Cloud
 
 from cloud.flows import record_types
-from cloud.flows.records import Author, Delete, Patch, Put, Records
+from cloud.flows.records import Author, Records
 from cloud.store.db import Database
 from pisyncd.core import record
+from pisyncd.core.edits import Delete, Patch, Put
 from pisyncd.core.errors import ConfigError
 from pisyncd.core.problems import Refusal
 

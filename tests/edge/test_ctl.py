@@ -421,6 +421,12 @@ def test_text_from_a_disk_cannot_speak_to_the_terminal() -> None:
     assert render.plain("a\x1b[2J\n\u202e\ud800b") == "a\\x1b[2J\\n\\u202e\\ud800b"
 
 
+async def test_when_records_were_fetched_is_told_as_other_times_are(rig: Rig) -> None:
+    answer = (await ctl(rig, "status", "--json")).json
+    answer["records"].update(count=3, pulled_at="2026-03-02T08:00:04.120Z")
+    assert "Records   3, 0 waiting, fetched 2026-03-02 08:00:04" in render.status(answer, 80)
+
+
 async def test_a_transfer_shows_its_pace_while_online(rig: Rig) -> None:
     await rig.offer(b"film.mp4", b"x" * 5000)
     rig.memory.moving = [TransferView(id=await rig.begin(b"film.mp4"), offset=1000, length=5000, rate_bps=100.0)]

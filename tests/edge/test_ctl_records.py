@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pisyncd.core import merge, record, recordwire
-from pisyncd.outbox.records import Delete, Put
+from pisyncd.core.edits import Delete, Put
 
 from .gateway_rig import Rig, gateway
 from .test_ctl import ctl

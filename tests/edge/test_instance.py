@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pisyncd.core import record
+from pisyncd.core.edits import Patch, Put
 from pisyncd.outbox import Outbox, open_outbox
 from pisyncd.outbox.instance import Board, read_board
-from pisyncd.outbox.records import Patch, Put
 
 from .outbox_rig import FakeClock
 

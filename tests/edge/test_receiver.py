@@ -8,8 +8,8 @@ from aiohttp import web
 from pisyncd.activities.receiver import Receiver
 from pisyncd.core import pull, recordwire
 from pisyncd.core.backoff import Breaker
+from pisyncd.core.edits import Put
 from pisyncd.outbox import open_outbox
-from pisyncd.outbox.records import Put
 from pisyncd.runtime.activity import Stop
 
 from .outbox_rig import FakeClock

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from pisyncd.core import admitting, merge, record, recordwire, wire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.errors import StorageBusy
 from pisyncd.core.merge import Pen
 from pisyncd.core.problems import Refusal
@@ -18,7 +19,7 @@ from pisyncd.core.record import State, TypeRule, Write
 from pisyncd.core.recordwire import Change, Changes
 from pisyncd.outbox import Outbox, open_outbox, reconciling
 from pisyncd.outbox.instance import Board
-from pisyncd.outbox.records import Delete, Edit, Patch, Put, Records, Written
+from pisyncd.outbox.records import Records, Written
 
 from .outbox_rig import FakeClock
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pisyncd.core import admitting, merge, record, recordwire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.merge import Pen
 from pisyncd.core.record import State
 from pisyncd.core.recordwire import Change, Changes
 from pisyncd.outbox import Outbox, open_outbox
 from pisyncd.outbox.instance import Board
-from pisyncd.outbox.records import Delete, Edit, Patch, Put
 
 from .outbox_rig import FakeClock
 

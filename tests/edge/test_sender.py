@@ -7,10 +7,10 @@ from aiohttp import web
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.core import backoff, link, wire
+from pisyncd.core.edits import Put
 from pisyncd.core.transfer import ChunkRule
 from pisyncd.meters import Goodput
 from pisyncd.outbox import open_outbox
-from pisyncd.outbox.records import Put
 from pisyncd.uplink import Uplink
 
 from .outbox_rig import FakeClock, sighting

@@ -10,9 +10,9 @@ from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.syncnow import SyncNow
 from pisyncd.core import pull
+from pisyncd.core.edits import Put
 from pisyncd.core.errors import CloudBusy
 from pisyncd.outbox import open_outbox
-from pisyncd.outbox.records import Put
 from pisyncd.runtime.activity import Bell, Pulse, Stop, supervise
 from pisyncd.runtime.clock import Clock
 

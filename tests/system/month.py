@@ -37,6 +37,7 @@ from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.core import backoff, link, merge, pull, recordwire, wire
+from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.errors import LinkDown
 from pisyncd.core.problems import Refusal
 from pisyncd.core.record import EMPTY, State
@@ -45,7 +46,6 @@ from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox, open_outbox
 from pisyncd.outbox.instance import Board
 from pisyncd.outbox.reconciling import OwnFirst
-from pisyncd.outbox.records import Delete, Edit, Patch, Put
 from pisyncd.runtime.activity import Stop
 from pisyncd.runtime.clock import AGREEMENT_MS, Stamp
 from pisyncd.uplink import Uplink
