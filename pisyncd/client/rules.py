@@ -143,7 +143,8 @@ def _places(errors: Any) -> list[str]:
 def trouble_of(status: int, body: Any) -> Trouble:
     """The problem (RFC 9457) in an answer, or what the status says."""
     if isinstance(body, dict) and isinstance(body.get("code"), str):
-        detail = "; ".join(filter(None, (_text(body.get("detail"), 500), *_places(body.get("errors")))))
+        said = _text(body.get("detail"), 500)
+        detail = "; ".join(filter(None, (said, *(place for place in _places(body.get("errors")) if place not in said))))
         return Trouble(code=body["code"][:100], detail=detail[:500], hint=_text(body.get("hint"), 500))
     return Trouble(code=f"http-{status}", detail=f"answered with status {status}")
 

@@ -264,7 +264,8 @@ def _records(records: Json, width: int) -> list[str]:
     text = f"{records['count']}, {records['waiting']} waiting"
     if records["open_conflicts"]:
         text += f", {records['open_conflicts']} to be decided in the cloud"
-    text += f", fetched {records['pulled_at']}" if records["pulled_at"] else ", never fetched"
+    pulled = records["pulled_at"]
+    text += f", fetched {pulled[:19].replace('T', ' ')}" if pulled else ", never fetched"
     return labelled("Records", text, width)
 
 

@@ -179,3 +179,12 @@ def test_what_has_changed_between_two_looks() -> None:
     assert [name for name, _ in changes(seen(cloud), failed, asked=False)] == ["sync:failed"]
     assert [name for name, _ in changes(seen(failed), done, asked=False)] == ["sync:complete"]
     assert changes(seen(done), done, asked=False) == []
+
+
+def test_what_the_detail_says_already_is_not_said_again() -> None:
+    where = {"pointer": "/fields/name", "code": "personal-data", "detail": "names a person"}
+    problem = {"code": "personal-data", "detail": "/fields/name: names a person", "errors": [where]}
+    assert rules.trouble_of(422, problem).detail == "/fields/name: names a person"
+    other = {"pointer": "/fields/phone", "detail": "names a person"}
+    both = rules.trouble_of(422, {**problem, "errors": [where, other]}).detail
+    assert both == "/fields/name: names a person; /fields/phone: names a person"
