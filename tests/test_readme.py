@@ -110,6 +110,7 @@ def test_the_commands_of_the_wire_work(by_curl: subprocess.CompletedProcess[str]
         r"(?im)^Upload-State: published\r?$",
         r'"sync_status": ?"success"',
         r'"receivedThrough": ?\{"event": ?1\}',
+        r'"changes": ?\[\{"type": ?"enrollment", ?"id": ?"e-1"',
     ],
 )
 def test_the_wire_answers_as_told(by_curl: subprocess.CompletedProcess[str], said: str) -> None:
