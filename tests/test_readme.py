@@ -84,19 +84,23 @@ def test_scripts_in_the_readme_exist() -> None:
         assert (ROOT / "scripts" / name).exists(), f"scripts/{name}"
 
 
-@pytest.fixture(scope="module")
-def by_curl() -> subprocess.CompletedProcess[str]:
-    """The commands of the section, one after the other, in a shell that stops at the first that fails."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", _section("The wire, by curl"), re.DOTALL | re.MULTILINE)
+def _run(text: str) -> subprocess.CompletedProcess[str]:
+    """The commands of a text, one after the other, in a shell that stops at the first that fails."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The server must not outlive a command that failed.
-    script = "set -euo pipefail\ntrap 'kill $SERVER 2>/dev/null || true' EXIT\n" + "\necho\n".join(blocks)
+    # What was started must not outlive a command that failed.
+    script = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + "\necho\n".join(blocks)
     environment = {**os.environ, "PORT": str(port)}
     return subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+@pytest.fixture(scope="module")
+def by_curl() -> subprocess.CompletedProcess[str]:
+    return _run(_section("The wire, by curl"))
 
 
 def test_the_commands_of_the_wire_work(by_curl: subprocess.CompletedProcess[str]) -> None:
@@ -121,3 +125,20 @@ def test_the_proof_is_what_openssl_computes(by_curl: subprocess.CompletedProcess
     proof = re.search(r'"proof": ?"([0-9a-f]{64})"', by_curl.stdout)
     assert proof
     assert f"= {proof[1]}" in by_curl.stdout
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ("records.md", [r'"code": ?"version-mismatch"', r'"resolved_by": ?"key:desk"', r"was kept over"]),
+        (
+            "webhooks.md",
+            [r'"delivered": ?true', r'"received": ?true', r'"type": ?"profile.created"', r'"healthy": ?true'],
+        ),
+    ],
+)
+def test_the_commands_of_the_documents_work(page: str, said: list[str]) -> None:
+    done = _run((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for each in said:
+        assert re.search(each, done.stdout), (each, done.stdout)
