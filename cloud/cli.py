@@ -220,7 +220,12 @@ _FLAGS = ("data", "database", "host", "port", "open_dashboard")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 refused, 2 wrong usage, 75 try again later, 78 wrong configuration."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    told = [value for name, value in vars(args).items() if isinstance(value, str) and name not in _FLAGS]
+    if any("\udc80" <= char <= "\udcff" for text in told for char in text):
+        # Bytes that are no text fit neither a database nor an answer.
+        parser.error("an argument is not UTF-8")
     try:
         flags = {name: getattr(args, name, None) for name in _FLAGS}
         settings = config.load(flags=flags, environment=os.environ, file=args.config)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import pwd
+import re
 import sys
 import time
 from pathlib import Path
@@ -227,7 +228,7 @@ async def show_audit(db: Database, _settings: Settings, args: argparse.Namespace
             words.clock(row["at_ms"]),
             row["actor"],
             row["action"],
-            row["target"][:16],
+            _HASH.sub(r"\1", row["target"])[:60],
             (row["before_hash"] or "-")[:8],
             (row["after_hash"] or "-")[:8],
         )
@@ -236,6 +237,10 @@ async def show_audit(db: Database, _settings: Settings, args: argparse.Namespace
     terminal.show(
         terminal.table(("WHEN", "WHO", "WHAT", "WHOM", "BEFORE", "AFTER"), cells) if rows else "", empty=empty
     )
+
+
+#: Of users the beginning of the hash is enough to tell them apart.
+_HASH = re.compile(r"\b([0-9a-f]{16})[0-9a-f]{48}\b")
 
 
 def _moment(flag: str, text: str | None, default: int) -> int:

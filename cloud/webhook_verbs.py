@@ -51,7 +51,10 @@ def _tell_secret(made: Endpoint) -> None:
 
 async def add(db: Database, settings: Settings, args: argparse.Namespace) -> None:
     """A new webhook; prints its secret. Raises Refusal."""
-    wanted = [each.strip() for text in args.types for each in text.split(",") if each.strip()] or ["*"]
+    wanted = [each.strip() for text in args.types or ["*"] for each in text.split(",") if each.strip()]
+    if not wanted:
+        # An empty variable of a script must not mean everything.
+        raise PermanentError("--types names no type of event", hint="leave it out for all, or name some: 'profile.*'")
     async with _poster(settings) as poster:
         made = await endpoints.create(
             db, poster, _actor(), url=args.url, description=args.description, event_types=wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import hashlib
 import json
@@ -14,6 +15,7 @@ from conftest import Cloud
 from cloud import cli
 from cloud.flows import audit, identity, purge
 from cloud.services import wall_ms
+from cloud.store import drivers
 from cloud.store.db import Database
 
 USER = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
@@ -222,3 +224,19 @@ def test_the_command_line_shows_and_filters_it(
     assert (code, shown, said.strip()) == (0, "", "no entry is as asked for")
     code, _, said = run("audit", "--from", "yesterday")
     assert (code, "--from 'yesterday' is no time" in said) == (1, True)
+    with pytest.raises(SystemExit, match="2"):
+        run("audit", "--actor", "cli:\udcff")
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_the_command_line_shows_whole_names_of_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def fill() -> None:
+        async with drivers.opened(str(tmp_path / "pisync.db")) as db:
+            await add(db, target="progress/progress-of-a-learner-17")
+            await add(db, target=audit.target_of("profile", USER))
+
+    asyncio.run(fill())
+    assert cli.main(["audit", "--data", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "progress/progress-of-a-learner-17 " in shown
+    assert f"profile/{hashlib.sha256(USER.encode()).hexdigest()[:16]} " in shown

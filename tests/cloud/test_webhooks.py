@@ -357,6 +357,7 @@ def test_at_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
     run("enroll", "pi-1")
     code, _, error = run("webhook", "add", "https://10.0.0.1/")
     assert (code, "webhook_allow" in error) == (1, True)
+    assert run("webhook", "add", "http://127.0.0.1:1/x", "--types", "")[0] == 1
     code, secret, _ = run("webhook", "add", "http://127.0.0.1:1/x", "--types", "profile.*,device.failing")
     assert (code, secret.startswith("whsec_")) == (0, True)
     code, listed, _ = run("webhook", "list")
