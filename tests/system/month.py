@@ -28,9 +28,6 @@ from cloud.app import build_app
 from cloud.config import Settings
 from cloud.flows import identity
 from cloud.flows.records import Author
-from cloud.flows.records import Delete as CloudDelete
-from cloud.flows.records import Patch as CloudPatch
-from cloud.flows.records import Put as CloudPut
 from cloud.main import runner_options
 from cloud.services import Services, open_services
 from pisyncd.activities.receiver import Receiver
@@ -344,13 +341,7 @@ class Month:
         """An operator."""
         before = await self.cloud_state(key)
         verb, fields = self._edit(key, before)
-        edit = (
-            CloudDelete()
-            if verb == "delete"
-            else CloudPut(fields)
-            if verb == "put"
-            else CloudPatch(fields, create=True)
-        )
+        edit: Edit = Delete() if verb == "delete" else Put(fields) if verb == "put" else Patch(fields, create=True)
         with contextlib.suppress(Refusal):
             await self.services.records.write(Author("key:operator"), *key, edit)
         self.account.wrote("cloud", key, before, await self.cloud_state(key))
