@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from pisyncd import config as settings
@@ -21,6 +22,7 @@ from pisyncd.core.errors import AlreadyRunning, ConfigError, FatalError, StateUn
 from pisyncd.device import RunningDevice
 from pisyncd.gateway.serving import serving
 from pisyncd.outbox import Outbox, open_outbox
+from pisyncd.outbox.instance import read_board
 from pisyncd.runtime import memory
 from pisyncd.runtime.activity import Stop, supervise
 from pisyncd.runtime.clock import Clock
@@ -163,7 +165,7 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         for line in settings.advice(config, os.environ):
             log.warning("config.advised", advice=line)
         clock = Clock()
-        outbox = await _open_state(stack, config.state_dir, clock)
+        outbox = await _open_state(stack, config, clock)
         outbox.messages.queue_max = config.messages.queue_max
         made = parts.compose(config, token, outbox, stop, notifier, once=once)
         stack.push_async_callback(made.uplink.close)
@@ -175,12 +177,14 @@ async def _opened(config: Config, notifier: Notifier, stop: Stop, *, once: bool)
         yield made
 
 
-async def _open_state(stack: contextlib.AsyncExitStack, state_dir: Path, clock: Clock) -> Outbox:
+async def _open_state(stack: contextlib.AsyncExitStack, config: Config, clock: Clock) -> Outbox:
     """The outbox and its directory. Raises StateUnusable, AlreadyRunning, SchemaTooNew."""
+    state_dir = config.state_dir
     try:
         (state_dir / parts.SPOOL).mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone(state_dir))
-        return await stack.enter_async_context(open_outbox(state_dir / "outbox.db", clock))
+        board = msgspec.structs.replace(read_board(), device=config.device_id)
+        return await stack.enter_async_context(open_outbox(state_dir / "outbox.db", clock, board))
     except StorageBusy as error:
         raise StateUnusable(f"{state_dir}: {error.detail}") from error
     except OSError as error:

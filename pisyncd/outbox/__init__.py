@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from pisyncd.outbox import salvage
+from pisyncd.outbox import reconciling, salvage
 from pisyncd.outbox.books import Boots, Cycles, Ledger, Memory
 from pisyncd.outbox.carrying import Carrying
 from pisyncd.outbox.db import Database, connect
@@ -87,7 +87,8 @@ async def open_outbox(path: Path, clock: Clock, board: Board | None = None) -> A
 
 async def _compose(db: Database, board: Board) -> Outbox:
     memory = Memory(db)
-    instance = await open_instance(db, board)
+    # Another device is entitled to other records.
+    instance = await open_instance(db, board, reconciling.begin_sweep)
     boots = Boots(db)
     await boots.open()
     messages = Messages(db, instance)

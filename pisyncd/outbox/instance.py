@@ -1,7 +1,8 @@
 """Which writer this database on this board is, and by which name its streams go.
 
 A copied card in another board is a new writer that begins new streams: two that count alike under one name would
-overwrite each other. A database that was set back is noticed by the cloud; then `renew` makes it a new one, too.
+overwrite each other. So is one that goes on as another device: the cloud takes a writer from one device alone. A
+database that was set back is noticed by the cloud; then `renew` makes it a new one, too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +33,15 @@ _GIVEN_AT_RANDOM = 0x02  # the bit of a MAC address that says that no maker has 
 
 
 class Board(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What tells this machine from others; each is '' or empty where it cannot be read."""
+    """What tells this machine from others; each is '' or empty where it cannot be read.
+
+    `device` is as what the cloud knows it: a writer is one device's there.
+    """
 
     machine: str = ""
     serial: str = ""
     macs: tuple[str, ...] = ()
+    device: str = ""
 
     @property
     def hardware(self) -> str:
@@ -44,6 +50,8 @@ class Board(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def is_same(self, other: Board) -> bool:
         """Whether both can be one machine. What was not read at one of the times tells nothing."""
+        if self.device and other.device and self.device != other.device:
+            return False
         if self.serial and other.serial:
             return self.serial == other.serial
         if self.macs and other.macs:
@@ -128,6 +136,13 @@ class Instance:
         self._take(await self._db.write(lambda db: _begin(db, before.board, (before.id, *before.past))))
         log.warning("instance.changed", reason=reason, before=before.id, now=self.id)
 
+    def belongs_to(self, db: sqlite3.Connection, device: str) -> None:
+        """Notes as which device the cloud knows it. Inside of Database.write."""
+        board = msgspec.structs.replace(self._kept.board, device=device)
+        kept = msgspec.structs.replace(self._kept, board=board)
+        _sql.set_cursor(db, name=INSTANCE, value=msgspec.json.encode(kept).decode())
+        self._take(_Begun(outbox_id=self.outbox_id, kept=kept))
+
     def remember(self, db: sqlite3.Connection, past: tuple[str, ...]) -> None:
         """Those were this one, too (a salvaged database). Inside of Database.write."""
         kept = msgspec.structs.replace(self._kept, past=(*self._kept.past, *past)[:PAST_MAX])
@@ -135,18 +150,43 @@ class Instance:
         self._take(_Begun(outbox_id=self.outbox_id, kept=kept))
 
 
-async def open_instance(db: Database, board: Board) -> Instance:
-    """As what this database goes on; as a new one when the board is another. Raises StorageBusy."""
+def _nothing(_db: sqlite3.Connection) -> None:
+    pass
+
+
+async def open_instance(
+    db: Database, board: Board, changed: Callable[[sqlite3.Connection], None] = _nothing
+) -> Instance:
+    """As what this database goes on; as a new one when board or device is another. Raises StorageBusy.
+
+    `changed` is called in the transaction by which it becomes another device.
+    """
     outbox_id = await _reading.get_cursor(db.reader, name=OUTBOX_ID)
     kept = decode(await _reading.get_cursor(db.reader, name=INSTANCE))
     if kept is None:
         return Instance(db, await db.write(lambda tx: _begin(tx, board, (), outbox_id)))
     if not kept.board.is_same(board):
-        before = kept.id
-        found = Instance(db, await db.write(lambda tx: _begin(tx, board, (before, *kept.past))))
-        log.warning("instance.changed", reason="another-board", before=before, now=found.id)
-        return found
-    return Instance(db, _Begun(outbox_id=str(outbox_id), kept=kept))
+        return await _open_as_another(db, kept, board, changed)
+    found = Instance(db, _Begun(outbox_id=str(outbox_id), kept=kept))
+    if board.device != kept.board.device and board.device:
+        await db.write(lambda tx: found.belongs_to(tx, board.device))
+    return found
+
+
+async def _open_as_another(
+    db: Database, kept: _Kept, board: Board, changed: Callable[[sqlite3.Connection], None]
+) -> Instance:
+    renamed = bool(board.device and kept.board.device) and board.device != kept.board.device
+
+    def work(tx: sqlite3.Connection) -> _Begun:
+        if renamed:
+            changed(tx)
+        return _begin(tx, board, (kept.id, *kept.past))
+
+    found = Instance(db, await db.write(work))
+    reason = "another-device" if renamed else "another-board"
+    log.warning("instance.changed", reason=reason, before=kept.id, now=found.id)
+    return found
 
 
 def decode(text: object) -> _Kept | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pisyncd.core import record
 from pisyncd.core.edits import Patch, Put
+from pisyncd.core.recordwire import Changes
 from pisyncd.outbox import Outbox, open_outbox
 from pisyncd.outbox.instance import Board, read_board
 
@@ -116,6 +118,23 @@ async def test_a_copied_card_is_a_new_writer_with_new_streams_and_both_send_what
     assert len(writers) == 2
     assert original in writers
     assert (await who(copy, OTHER_PI))[0] == (writers - {original}).pop(), "and stays that one"
+
+
+async def test_as_another_device_it_is_a_new_writer_and_fetches_anew(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    first = await who(path, PI)
+    named, renamed = (msgspec.structs.replace(PI, device=name) for name in ("pi-1", "pi-2"))
+    assert await who(path, named) == first, "an outbox of before takes the name"
+    assert await who(path, PI) == first == await who(path, named)
+    async with open_outbox(path, FakeClock(), named) as outbox:  # type: ignore[arg-type]
+        page = Changes(changes=[], cursor="k.1", more=False, rules_etag="")
+        await outbox.records.apply(page, sweeping=False)
+    async with open_outbox(path, FakeClock(), renamed) as outbox:  # type: ignore[arg-type]
+        assert outbox.instance.id != first[0]
+        assert first[0] in outbox.instance.mine
+        assert (await outbox.records.cursor(), await outbox.records.sweeping()) == ("", True)
+        second = outbox.instance.id
+    assert (await who(path, renamed))[0] == second
 
 
 async def test_a_container_without_hardware_goes_by_its_machine_id(tmp_path: Path) -> None:
