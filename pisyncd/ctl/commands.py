@@ -184,7 +184,8 @@ def _records(arguments: argparse.Namespace, daemon: Daemon) -> int:
         return EXIT_ATTENTION if records["open_conflicts"] else EXIT_NOT_DELIVERED if records["waiting"] else 0
     deleted = "true" if arguments.deleted else None
     if arguments.id is None:
-        query = {"limit": arguments.limit, "cursor": arguments.after, "deleted": deleted}
+        after = None if arguments.after is None else os.fsencode(arguments.after)
+        query = {"limit": arguments.limit, "cursor": after, "deleted": deleted}
         answer = daemon.get(_place(arguments.type), **query)
         _show(arguments, answer, recordtext.page)
         return max(map(_record_code, answer["data"]), default=0)
@@ -211,7 +212,7 @@ def _record_code(record: Json) -> int:
 
 
 def _place(*names: str) -> str:
-    return "/".join(("/api/records", *(quote(name, safe="") for name in names)))
+    return "/".join(("/api/records", *(quote(os.fsencode(name), safe="") for name in names)))
 
 
 def _sync(arguments: argparse.Namespace, daemon: Daemon) -> int:

@@ -91,3 +91,12 @@ async def test_what_is_not_there_is_1_and_strange_fields_cannot_move_the_cursor(
         said = await ctl(rig, *shown)
         assert said.out and "\x1b" not in said.out
         assert max(map(len, said.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "words", [("records", "x\udcff"), ("sync", "progress", "\udcff"), ("records", "progress", "\udcff")]
+)
+async def test_bytes_that_are_no_text_are_refused(rig: Rig, words: tuple[str, ...]) -> None:
+    said = await ctl(rig, *words)
+    assert said.code == 1 and "Traceback" not in said.err
+    assert (await ctl(rig, "records", "progress", "--after", "\udcff")).code == 1
