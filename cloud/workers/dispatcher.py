@@ -64,18 +64,16 @@ class _Watch:
         for each in ended:
             if self.resource in (None, each.item.resource):
                 self.seen.add(each.item.id)
-                self.found.append(_processed(each))
+                self.found.append(
+                    Processed(
+                        endpoint_id=each.item.endpoint_id,
+                        event_id=each.item.event_id,
+                        state=each.verdict.state,
+                        status_code=each.attempted.status_code,
+                        error=each.attempted.error,
+                    )
+                )
         self.changed.set()
-
-
-def _processed(ended: Ended) -> Processed:
-    return Processed(
-        endpoint_id=ended.item.endpoint_id,
-        event_id=ended.item.event_id,
-        state=ended.verdict.state,
-        status_code=ended.attempted.status_code,
-        error=ended.attempted.error,
-    )
 
 
 class Dispatcher:
@@ -112,6 +110,8 @@ class Dispatcher:
         self._writer: asyncio.Task[None] | None = None
         self._watches: set[_Watch] = set()
         self._quiet_until: dict[str, float] = {}
+        self._turns_quiet_until: dict[str, float] = {}
+        self._untold: set[str] = set()
         self._stopping = False
         self._last_reclaim_s = float("-inf")
 
@@ -295,13 +295,24 @@ class Dispatcher:
                 final=final,
                 alike=counts[endpoint_id],
             )
-        for endpoint_id in settled.failing:
-            log.warning("endpoint.failing", endpoint=endpoint_id)
-        for endpoint_id in settled.recovered:
-            self._quiet_until.pop(endpoint_id, None)
-            log.info("endpoint.recovered", endpoint=endpoint_id)
+        self._tell_turns(counts, settled)
         for endpoint_id, reason in settled.disabled.items():
             log.error("endpoint.disabled", endpoint=endpoint_id, reason=reason)
+
+    def _tell_turns(self, failures: Counter[str], settled: deliveries.Settled) -> None:
+        """One that fails and recovers all the time is told of once in FAILED_LOG_S."""
+        now_s = time.monotonic()
+        self._untold.update(settled.failing)
+        for endpoint_id in sorted(self._untold & failures.keys()):
+            if self._turns_quiet_until.get(endpoint_id, 0.0) <= now_s:
+                self._turns_quiet_until[endpoint_id] = now_s + FAILED_LOG_S
+                self._untold.discard(endpoint_id)
+                log.warning("endpoint.failing", endpoint=endpoint_id)
+        for endpoint_id in settled.recovered:
+            if endpoint_id not in self._untold:
+                self._quiet_until.pop(endpoint_id, None)
+                log.info("endpoint.recovered", endpoint=endpoint_id)
+        self._untold.difference_update(settled.recovered)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

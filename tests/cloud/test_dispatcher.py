@@ -447,6 +447,23 @@ async def test_failures_and_recoveries_are_logged_once_and_not_for_each_delivery
     assert endpoint.secret not in str(lines)
 
 
+async def test_an_endpoint_that_fails_and_recovers_all_the_time_does_not_fill_the_log(
+    lite: Sending, receiver: Receiver
+) -> None:
+    endpoint = await lite.endpoint(receiver.url("/x"))
+    with structlog.testing.capture_logs() as lines:
+        for number in range(10):
+            receiver.behave["/x"] = 200 if number % 2 else 500
+            await lite.announce(update(f"u{number}", number))
+            await lite.turn()
+    assert [line["event"] for line in lines if line.get("endpoint") == endpoint.id] == [
+        "delivery.failed",
+        "endpoint.failing",
+        "endpoint.recovered",
+        "delivery.failed",
+    ]
+
+
 class TestForgetting:
     async def test_an_event_that_was_purged_is_not_sent(self, out: Sending, receiver: Receiver) -> None:
         endpoint = await out.endpoint(receiver.url("/x"))
