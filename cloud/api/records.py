@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from aiohttp import hdrs, web
@@ -21,8 +20,6 @@ from pisyncd.core.recordwire import ConflictBrief, RecordOut
 PAGE_DEFAULT = 50
 SYNC_S = 25.0
 PLACE = "/api/records/{type}/{id}"
-_ETAG = re.compile(r'\s*(?:(\*)|(?:W/)?"([^"]*)")\s*')
-_ETAGS_MAX = 100
 
 
 class DeliveryBrief(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +87,7 @@ async def sync_record(request: web.Request) -> web.Response:
     """200 with what became of the record's pending webhooks, after at most 25 s. Raises Refusal 401, 403, 404."""
     services = request.app[SERVICES]
     principal = await access.require(request, device=True, role="operator")
+    services.rates.admit(principal, 1)
     place = _place(request)
     found = await services.records.read(*place, deleted=True, reader=_reader(principal))
     had = await services.dispatcher.process(resource="/".join(place), timeout_s=SYNC_S)
@@ -128,7 +126,8 @@ def _reader(principal: Principal) -> Reader | None:
 
 async def _write(request: web.Request, author: Author, edit: Edit) -> web.Response:
     records = request.app[SERVICES].records
-    written = await records.write(author, *_place(request), edit, if_match=_if_match(request))
+    if_match = recordwire.etags(request.headers.get(hdrs.IF_MATCH))
+    written = await records.write(author, *_place(request), edit, if_match=if_match)
     return await _answer(request, records, written, status=201 if written.created and isinstance(edit, Put) else 200)
 
 
@@ -161,17 +160,6 @@ def _place(request: web.Request) -> tuple[str, str]:
 
 def _deleted(request: web.Request) -> bool:
     return params.choice(request, "deleted", ("true", "false"), "false") == "true"
-
-
-def _if_match(request: web.Request) -> Collection[str] | None:
-    """What If-Match names; None without one. Raises Refusal 400."""
-    text = request.headers.get(hdrs.IF_MATCH)
-    if text is None:
-        return None
-    found = [_ETAG.fullmatch(each) for each in text.split(",")]
-    if len(found) > _ETAGS_MAX or None in found:
-        raise problems.malformed('If-Match is "ETAG" as a record gave it, or *', code="if-match-invalid")
-    return {match[1] or match[2] for match in found if match is not None}
 
 
 def _after(request: web.Request) -> str:

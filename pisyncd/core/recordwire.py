@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,8 @@ ITEM_TYPE = "record"
 ITEM_TYPES = frozenset({ITEM_TYPE, *record.BUILT_IN})
 PAGE_MAX = 500
 WAIT_MAX_S = 900
+ETAGS_MAX = 100
+_ETAG = re.compile(r'\s*(?:(\*)|(?:W/)?"([^"]*)")\s*')
 
 
 #: How far each writer has been seen.
@@ -190,3 +193,13 @@ def stale(etag: str) -> problems.Refusal:
         hint="GET it again, then write with its etag in If-Match",
         headers={"ETag": f'"{etag}"'},
     )
+
+
+def etags(header: str | None) -> set[str] | None:
+    """What If-Match names ('*' as it is); None without one. Raises Refusal 400."""
+    if header is None:
+        return None
+    found = [_ETAG.fullmatch(each) for each in header.split(",")]
+    if len(found) > ETAGS_MAX or None in found:
+        raise problems.malformed('If-Match is "ETAG" as a record gave it, or *', code="if-match-invalid")
+    return {match[1] or match[2] for match in found if match is not None}

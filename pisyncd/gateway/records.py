@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection
-
 from aiohttp import hdrs, web
 
 from pisyncd.core import deciding, explain, frames, problems, record, recordwire, timeline, wire
@@ -23,7 +20,6 @@ PAGE_MAX = 500
 CONFLICTS_MAX = 20
 RETRY_S = 60
 PLACE = "/api/records/{type}/{id}"
-_ETAG = re.compile(r'\s*(?:(\*)|(?:W/)?"([^"]*)")\s*')
 _WHY = {
     "offline": "the cloud cannot be reached now",
     "paused": "sending is paused on this device",
@@ -107,7 +103,9 @@ class RecordRoutes:
     async def _write(self, request: web.Request, edit: Edit) -> Written:
         query(request)
         record_type, record_id = self._place(request)
-        return await self._records.write(record_type, record_id, edit, if_match=_etags(request))
+        return await self._records.write(
+            record_type, record_id, edit, if_match=recordwire.etags(request.headers.get(hdrs.IF_MATCH))
+        )
 
     def _type(self, request: web.Request) -> str:
         record_type = request.match_info["type"]
@@ -163,18 +161,6 @@ def _flag(asked: dict[str, str], name: str) -> bool:
     if text not in ("true", "false"):
         raise Refusal(422, "query-invalid", f"{name} is true or false")
     return text == "true"
-
-
-def _etags(request: web.Request) -> Collection[str] | None:
-    """What If-Match names; None without one. Raises Refusal 400."""
-    text = request.headers.get(hdrs.IF_MATCH)
-    if text is None:
-        return None
-    found = [_ETAG.fullmatch(each) for each in text.split(",")]
-    etags = {match[1] or match[2] for match in found if match is not None}
-    if len(found) > 100 or None in found:
-        raise problems.malformed('If-Match is "ETAG" as a record gave it, or *', code="if-match-invalid")
-    return etags
 
 
 def _not_now(reason: str) -> Refusal:
