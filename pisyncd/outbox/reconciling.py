@@ -123,7 +123,7 @@ class Reconciling:
         incoming = self._incoming(change)
         self._check_numbers(before, incoming)
         known = before.state if before is not None else record.EMPTY
-        if before is not None and before.pass_number < recordrows.pass_number(db):
+        if before is not None and before.joined < recordrows.pass_number(db):
             # In a full fetch: what the cloud has lost of others' writes it would not take from here; they would stay
             # in this copy alone, for ever.
             known = admitting.admitted(known, incoming, self._rows.instance.mine.__contains__)
@@ -135,6 +135,7 @@ class Reconciling:
             before=before,
             message_id=before.message_id if before is not None else None,
             synced_wall_ms=self._db.clock.wall_ms(),
+            by_cloud=True,
         )
         if before is not None and before.message_id is None and self._lacks_own(incoming, known):
             self._rows.push_again(db, kept, incoming.version)

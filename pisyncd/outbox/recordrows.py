@@ -45,6 +45,7 @@ class Kept:
     updated_wall_ms: int
     synced_wall_ms: int | None
     pass_number: int
+    joined: int = 0
 
     @property
     def refused(self) -> bool:
@@ -66,6 +67,7 @@ def kept_of(row: sqlite3.Row) -> Kept:
         updated_wall_ms=row["updated_wall_ms"],
         synced_wall_ms=row["synced_wall_ms"],
         pass_number=row["pass"],
+        joined=row["joined"],
     )
 
 
@@ -95,8 +97,12 @@ class Rows:
         before: Kept | None,
         message_id: str | None,
         synced_wall_ms: int | None,
+        by_cloud: bool = False,
     ) -> Kept:
-        """Writes the record with what it shows, and what was decided. Raises KeyError without a rule, UNSHOWABLE."""
+        """Writes the record with what it shows, and what was decided. Raises KeyError without a rule, UNSHOWABLE.
+
+        `by_cloud`: the cloud's copy was joined.
+        """
         rule = self.rules[record_type]
         shown = merge.view(state, rule)
         same = before is not None and record.encode(before.state) == record.encode(state)
@@ -112,6 +118,7 @@ class Rows:
             updated_wall_ms=before.updated_wall_ms if before is not None and same else newest_ms(state),
             synced_wall_ms=synced_wall_ms,
             pass_number=pass_number(db),
+            joined=pass_number(db) if by_cloud or before is None else before.joined,
         )
         _keep(db, kept)
         if not same:
@@ -182,6 +189,7 @@ def _keep(db: sqlite3.Connection, kept: Kept, **changed: Any) -> None:
         "updated_wall_ms": kept.updated_wall_ms,
         "synced_wall_ms": kept.synced_wall_ms,
         "pass_number": kept.pass_number,
+        "joined": kept.joined,
     } | changed
     _sql.keep(db, **values | {"fields": record.canonical(dict(values["fields"])).decode()})
 

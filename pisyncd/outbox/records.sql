@@ -18,11 +18,13 @@ SELECT r.*, r.message_id IS NOT NULL AND EXISTS (SELECT 1 FROM messages AS m WHE
 FROM records AS r WHERE (r.type, r.id) > (:type, :id) ORDER BY r.type, r.id LIMIT :most;
 
 -- name: keep!
-INSERT INTO records (type, id, state, fields, deleted, conflicted, message_id, updated_wall_ms, synced_wall_ms, pass)
-VALUES (:type, :id, :state, :fields, :deleted, :conflicted, :message_id, :updated_wall_ms, :synced_wall_ms, :pass_number)
+INSERT INTO records (type, id, state, fields, deleted, conflicted, message_id, updated_wall_ms, synced_wall_ms, pass,
+    joined)
+VALUES (:type, :id, :state, :fields, :deleted, :conflicted, :message_id, :updated_wall_ms, :synced_wall_ms, :pass_number,
+    :joined)
 ON CONFLICT (type, id) DO UPDATE SET state = excluded.state, fields = excluded.fields, deleted = excluded.deleted,
     conflicted = excluded.conflicted, message_id = excluded.message_id, updated_wall_ms = excluded.updated_wall_ms,
-    synced_wall_ms = excluded.synced_wall_ms, pass = excluded.pass;
+    synced_wall_ms = excluded.synced_wall_ms, pass = excluded.pass, joined = excluded.joined;
 
 -- name: leave!
 -- The cloud says that it is gone; it stays until the write that waits has arrived.

@@ -187,13 +187,13 @@ async def test_health_is_public_and_measured(cloud: Cloud) -> None:
     assert health["services"]["database"]["latency"] > 0
     assert health["services"]["cache"]["status"] == "connected"
     assert health["services"]["scheduler"]["status"] == "running"
-    assert set(health) == {"status", "uptime", "services", "timestamp"}
+    assert set(health) == {"status", "uptime", "services", "timestamp", "metadata"}
 
 
 async def test_bytes_of_a_speed_test_are_counted_and_bounded(cloud_lite: Cloud) -> None:
     device = await cloud_lite.enroll("meter-1")
-    answer = await cloud_lite.call("POST", "/api/probe", data=bytes(32_768), headers=device)
-    assert answer == (200, {"received": 32_768})
+    status, answer = await cloud_lite.call("POST", "/api/probe", data=bytes(32_768), headers=device)
+    assert (status, answer["received"]) == (200, 32_768)
     too_much = bytes(cloud_lite.services.settings.body_bytes_max + 1)
     assert (await cloud_lite.call("POST", "/api/probe", data=too_much, headers=device))[0] == 413
     assert (await cloud_lite.call("POST", "/api/probe", data=b"x"))[0] == 401

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -125,8 +126,8 @@ async def test_a_learner_is_let_in_by_a_shared_secret(start_cloud: StartCloud, t
         (signed(sub=None), "token-refused"),
         (signed(sub="learner-1"), "token-refused"),
         (signed(sub=ME + "\n"), "token-refused"),
-        (signed(nbf=int(time.time()) + 600), "token-refused"),
-        (signed(iat=int(time.time()) + 600), "token-refused"),
+        (signed(nbf=int(time.time()) + 36_000), "token-refused"),
+        (signed(iat=int(time.time()) + 36_000), "token-refused"),
         (signed("x" * 32), "token-refused"),
         (signed(algorithm="HS512", key="k" * 64), "token-refused"),
         (signed("", "none"), "token-refused"),
@@ -368,6 +369,7 @@ async def test_a_learner_reaches_nothing_else(start_cloud: StartCloud, operation
     path = operation.path
     for name, value in (("device_id", "pi-1"), ("session_id", ME), ("upload", "0" * 32), ("path", "a/b")):
         path = path.replace(f"{{{name}}}", value)
+    path = re.sub(r"{\w+}", "progress", path)
     query = {one.name: "abc" for one in operation.params if one.place == "query" and one.required}
     headers = {**bearer(signed()), "Tus-Resumable": "1.0.0", "Content-Type": operation.body_media}
     status, answer = await cloud.call(operation.method, path, params=query, headers=headers)
