@@ -154,6 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
     _subscriptions(verb)
+    verb("restored", _verb(verbs.restored), "say that the database was restored from a backup, before the next start")
     verb("history", _history, "list a device's sync events, newest first", listing).add_argument("device_id", **_DEVICE)
     _key_parser(commands, common, listing)
     _audit_flags(verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing))

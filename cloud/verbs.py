@@ -19,7 +19,7 @@ from cloud.api import audit as audit_shapes
 from cloud.api import exports as shapes
 from cloud.config import Settings
 from cloud.dashboard import terminal, words
-from cloud.flows import audit, export_status, identity, purge, subscriptions
+from cloud.flows import audit, export_status, feed, identity, purge, subscriptions
 from cloud.flows.exports import Export, Report
 from cloud.flows.publish import Threads
 from cloud.rules.exporting import Range
@@ -184,8 +184,16 @@ async def unsubscribe(db: Database, _settings: Settings, args: argparse.Namespac
     _tell_subscriptions(args.device_id, now)
 
 
+async def restored(db: Database, _settings: Settings, _args: argparse.Namespace) -> None:
+    """A backup was restored: devices and cloud find together again. Raises StorageBusy."""
+    await feed.restored(db, actor=actor(), now_ms=wall_ms())
+    print("devices fetch their records anew and send again what this database has lost", file=sys.stderr)
+    print("start the service now; one that runs has to be started again", file=sys.stderr)
+
+
 def _tell_subscriptions(device_id: str, now: frozenset[tuple[str, str]]) -> None:
-    print(f"{device_id} has {len(now)} subscriptions; it fetches anew what it may have", file=sys.stderr)
+    count = f"{len(now)} subscription{'' if len(now) == 1 else 's'}"
+    print(f"{device_id} has {count}; it fetches anew what it may have", file=sys.stderr)
 
 
 async def show_subscriptions(db: Database, _settings: Settings, args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from cloud.flows import audit
 from cloud.flows.waiting import Waiting
 from cloud.rules import cursors
 from cloud.rules.cursors import Cursor
@@ -83,7 +84,7 @@ class Feed:
     async def running(self) -> AsyncIterator[None]:
         """Holds requests while inside. Raises StorageBusy."""
         async with self._db.transaction() as tx:
-            await rows.identify(tx)
+            await rows.identity(tx)
         async with self._waiting.running():
             yield
 
@@ -143,6 +144,14 @@ class Feed:
         """`page` for one of many who were woken together: they must not take the readers from everyone else."""
         async with self._turn:
             return await self.page(ask)
+
+
+async def restored(db: Database, *, actor: str, now_ms: int) -> None:
+    """After a backup was restored: every device fetches its records anew and sends again what is lost here, and the
+    cloud writes under another name. For when no service runs. Raises StorageBusy."""
+    async with db.transaction() as tx:
+        await rows.change_identity(tx)
+        await audit.record(tx, now_ms=now_ms, actor=actor, action="cloud.restored", target="records", detail={})
 
 
 def _change(row: Row, writer: str) -> ChangeOut:

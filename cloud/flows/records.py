@@ -5,7 +5,6 @@ What devices push goes through cloud.flows.pushes; both change records by cloud.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from cloud.flows.recording import Author, Entry, Recording
 from cloud.rules import records as rules
 from cloud.rules.records import Key
+from cloud.store import feed
 from cloud.store import records as store
 from cloud.store.db import Database, Tx
 from cloud.store.records import Kept, Writer
@@ -227,11 +227,10 @@ async def _entitled(tx: Tx, key: tuple[str, str], reader: Reader) -> bool:
 
 
 async def _cloud_writer(tx: Tx) -> str:
-    """The cloud's own writer; made when this database has none yet."""
-    found: str | None = await tx.value("cloud_writer")
-    if found is None:
-        found = f"c-{secrets.token_hex(6)}"
-        await store.add_writers(tx, {found: Writer(dk=0, name=CLOUD_NAME)})
+    """The cloud's own writer, named after this database's number: after a restore it is another one, because the one
+    before has used numbers that this database does not know of."""
+    found = f"c-{await feed.identity(tx):016x}"
+    await store.add_writers(tx, {found: Writer(dk=0, name=CLOUD_NAME)})
     return found
 
 

@@ -41,9 +41,16 @@ class Part:
     began: int
 
 
-async def identify(tx: Tx) -> None:
-    """Gives a new database its number."""
+async def identity(tx: Tx) -> int:
+    """This database's own number; a new one gets it here."""
     await tx.run("feed_identity_add", value=secrets.randbits(62) | 1)
+    return int(await tx.value("feed_identity"))
+
+
+async def change_identity(tx: Tx) -> None:
+    """Another number: this database was restored, and what is known elsewhere of the one before does not hold."""
+    await identity(tx)
+    await tx.run("feed_identity_change", value=secrets.randbits(62) | 1)
 
 
 async def marks(tx: Tx) -> Marks:

@@ -4,6 +4,12 @@
 -- Made once for this database, so that a cursor of another one is known as such.
 INSERT INTO generation (name, value) VALUES ('records-identity', :value) ON CONFLICT (name) DO NOTHING
 
+-- name: feed_identity
+SELECT value FROM generation WHERE name = 'records-identity'
+
+-- name: feed_identity_change
+UPDATE generation SET value = :value WHERE name = 'records-identity'
+
 -- name: feed_marks
 -- In one statement, so that what was forgotten is not newer than the head.
 SELECT

@@ -44,7 +44,3 @@ SELECT type, by_field FROM record_form
 -- name: save_record_form
 INSERT INTO record_form (type, by_field) VALUES (:type, :by_field)
 ON CONFLICT (type) DO UPDATE SET by_field = excluded.by_field
-
--- name: cloud_writer
--- The cloud's own writer, made once per database.
-SELECT writer FROM record_writer WHERE dk = 0 AND writer LIKE 'c-%' ORDER BY writer LIMIT 1

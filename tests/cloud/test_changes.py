@@ -10,11 +10,16 @@ import pytest
 from conftest import Cloud, StartCloud
 from feed_helpers import device, execute, subscribe, write
 
+from cloud.flows import audit
 from cloud.flows import feed as flow
+from cloud.flows.recording import Author
+from cloud.flows.records import Records
 from cloud.rules import cursors
 from cloud.rules.cursors import Cursor
+from cloud.services import wall_ms
 from cloud.store import feed
 from pisyncd.core import record, recordwire
+from pisyncd.core.edits import Put
 
 A, B = ("site", "A"), ("site", "B")
 TYPES = {"types": "progress"}
@@ -251,3 +256,21 @@ async def test_only_devices_ask(cloud_lite: Cloud) -> None:
     assert (await cloud_lite.call("GET", "/api/changes"))[0] == 401
     status, body = await cloud_lite.call("GET", "/api/changes", headers=await cloud_lite.key("admin"))
     assert (status, body["code"]) == (403, "role-missing")
+
+
+async def test_a_restored_database_is_another_one_for_devices_and_writes_under_another_name(cloud: Cloud) -> None:
+    db, records = cloud.services.db, cloud.services.records
+    pi = await device(cloud, "pi", site=["A"])
+    author, fields = Author("key:desk"), {"siteId": "A", "percent": 1}
+    before = (await records.write(author, "progress", "p", Put(fields))).state.version
+    assert await pi.pull() == ["p"]
+    await flow.restored(db, actor="cli:root", now_ms=wall_ms())
+    again = Records(db, wall_ms)
+    await again.prepare()
+    after = (await again.write(author, "progress", "p", Put({**fields, "percent": 2}))).state.version
+    assert len(before) == 1
+    assert set(before) < set(after)
+    assert len(after) == 2
+    assert await pi.pull() == ["410", "p"]
+    async with db.reading() as tx:
+        assert [row["action"] for row in await audit.entries(tx, limit=20)].count("cloud.restored") == 1

@@ -163,6 +163,14 @@ def test_a_wrong_command_says_what_to_do(tmp_path: Path, command: tuple[str, ...
     assert "Traceback" not in result.stderr
 
 
+def test_a_restored_database_is_told_so(tmp_path: Path) -> None:
+    assert run("enroll", "pi-1", "--site", "A", "--data", str(tmp_path)).returncode == 0
+    told = run("restored", "--data", str(tmp_path))
+    assert (told.returncode, told.stdout) == (0, "")
+    assert "send again" in told.stderr
+    assert "cloud.restored" in run("audit", "--data", str(tmp_path)).stdout
+
+
 def test_a_mistyped_data_directory_is_not_made(tmp_path: Path) -> None:
     result = run("devices", "--data", str(tmp_path / "typo"))
     assert result.returncode == 78
