@@ -178,6 +178,9 @@ class Receiver:
         """One page, and what it brings. Raises what the request raises, StorageBusy."""
         records, began_ms = self._outbox.records, self._outbox.db.now_ms()
         since = await records.cursor()
+        if not since and not await records.sweeping():
+            # the first time: whether the cloud that took what was written here is still the same, nobody can tell
+            await records.repush()
         request = self._uplink.changes(
             since=since or None,
             types=self._types,

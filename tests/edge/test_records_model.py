@@ -98,11 +98,14 @@ class RecordsMachine(RuleBasedStateMachine):
         return outbox
 
     def teardown(self) -> None:
-        self.settle()
-        for stack in self.stacks:
-            self.run(stack.aclose())
-        self.runner.close()
-        shutil.rmtree(self.directory)
+        try:
+            self.settle()
+        finally:
+            # Connections that stay open would keep the whole run from ending.
+            for stack in self.stacks:
+                self.run(stack.aclose())
+            self.runner.close()
+            shutil.rmtree(self.directory)
 
     @rule(device=DEVICES, key=st.sampled_from(KEYS), fields=FIELDS, how=st.sampled_from(["put", "patch", "delete"]))
     def write(self, device: int, key: Key, fields: dict[str, int], how: str) -> None:
@@ -134,6 +137,8 @@ class RecordsMachine(RuleBasedStateMachine):
     def pull(self, device: int, limit: int) -> bool:
         """One page; True when it was the last."""
         records = self.outboxes[device].records
+        if not self.run(records.cursor()) and not self.run(records.sweeping()):
+            self.run(records.repush())
         page = self.cloud.page(self.run(records.cursor()), limit)
         if page is None:
             self.run(records.repush())
