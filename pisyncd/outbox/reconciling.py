@@ -209,6 +209,11 @@ class Reconciling:
         found = [each for each in found if not types or each[0] in types]
         for record_type, record_id in found:
             self._rows.drop(db, record_type, record_id)
+        for row in list(_sql.unseen(db, pass_number=recordrows.pass_number(db))):
+            kept = kept_of(row)
+            if self._rows.holds_own(kept.state) and (not types or kept.type in types):
+                # a cloud that was set back meanwhile has lost it; one that was not takes it as a repeat
+                self._rows.push_again(db, kept, {})
         _books.drop_cursor(db, name=SWEEPING)
         return len(found)
 

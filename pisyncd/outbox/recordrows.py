@@ -27,6 +27,10 @@ PASS = "records.pass"  # noqa: S105 - the name of a cursor
 UNSHOWABLE = (OverflowError, ValueError, TypeError, RecursionError)
 
 
+#: The cloud's copy of a record has not been seen.
+NEVER = -1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
     """A record as it is kept here. Times are wall milliseconds; `synced_wall_ms` None: never.
@@ -45,7 +49,7 @@ class Kept:
     updated_wall_ms: int
     synced_wall_ms: int | None
     pass_number: int
-    joined: int = 0
+    joined: int = NEVER
 
     @property
     def refused(self) -> bool:
@@ -118,7 +122,7 @@ class Rows:
             updated_wall_ms=before.updated_wall_ms if before is not None and same else newest_ms(state),
             synced_wall_ms=synced_wall_ms,
             pass_number=pass_number(db),
-            joined=pass_number(db) if by_cloud or before is None else before.joined,
+            joined=pass_number(db) if by_cloud else before.joined if before is not None else NEVER,
         )
         _keep(db, kept)
         if not same:

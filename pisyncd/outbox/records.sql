@@ -42,6 +42,11 @@ SELECT type, id FROM records AS r
 WHERE pass < :pass_number AND pass >= 0
   AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.id = r.message_id);
 
+-- name: unseen
+-- What was written here during a full fetch, has arrived, and did not come with it.
+SELECT r.*, 0 AS waiting FROM records AS r
+WHERE pass >= :pass_number AND joined < :pass_number AND message_id IS NULL;
+
 -- name: settled!
 -- What the cloud has acknowledged now; what it has refused keeps the id of its message.
 UPDATE records SET message_id = NULL, synced_wall_ms = :wall_ms

@@ -12,7 +12,7 @@ CREATE TABLE records (
     updated_wall_ms INTEGER NOT NULL,
     synced_wall_ms INTEGER,
     pass INTEGER NOT NULL DEFAULT 0,                        -- of which full fetch it was part; -1: gone once nothing waits
-    joined INTEGER NOT NULL DEFAULT 0,                      -- in which full fetch the cloud's copy was joined last
+    joined INTEGER NOT NULL DEFAULT -1,                     -- in which full fetch the cloud's copy was joined last
     PRIMARY KEY (type, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX records_pass ON records (pass, deleted);
