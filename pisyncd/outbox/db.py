@@ -126,8 +126,9 @@ class Database:
         """
         async with self._lock:
             try:
-                await self._writer.execute("BEGIN IMMEDIATE")
                 try:
+                    # Inside: who is cancelled just here leaves a transaction that has begun nevertheless.
+                    await self._writer.execute("BEGIN IMMEDIATE")
                     yield self._writer
                     await _books.set_cursor(self._writer, name="last_at_ms", value=str(self.now_ms()))
                     await self._writer.execute("COMMIT")

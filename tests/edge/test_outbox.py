@@ -1,5 +1,6 @@
 """The outbox on a real SQLite database."""
 
+import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
@@ -375,3 +376,19 @@ def tear(path: Path, *, leave: float) -> None:
         file.seek(int(size * leave) // 4096 * 4096)
         file.write(b"\xa5" * (size - file.tell()))
     Path(f"{path}-wal").touch()
+
+
+async def test_who_is_cancelled_while_beginning_leaves_no_transaction_behind(tmp_path: Path) -> None:
+    async with open_outbox(tmp_path / "outbox.db", FakeClock()) as outbox:  # type: ignore[arg-type]
+
+        async def write() -> None:
+            async with outbox.db.transaction():
+                pass
+
+        for turns in range(6):
+            task = asyncio.create_task(write())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await write()
