@@ -24,7 +24,7 @@ BATCH_BYTES_MIN, BATCH_BYTES_MAX = 64 * 1024, 4 * 1024 * 1024
 URGENT = (wire.STREAM_LOSS, wire.STREAM_SYNC, wire.STREAM_RECORD)
 NO_PACE = wire.Pacing()
 RENEWALS_MAX = 3
-SHARED_BYTES_MAX = 512 * 1024
+SHARED_BYTES_MAX = 256 * 1024
 
 
 async def _nobody_cares() -> None:
@@ -154,9 +154,6 @@ class Sender:
     def _widen(self, drain: Drain) -> None:
         """Larger batches, and more of them at once, while a backlog lasts."""
         backlog = drain.backlog and not self._seeking
-        if backlog and self._single:
-            # a small batch alone is answered sooner than large ones ever are
-            self._pace = Pace()
         self._items = wire.BATCH_ITEMS_MAX if backlog else min(self._items * 2, self._batch_items)
         self._single = not backlog
         self._seeking = self._seeking and self._items < self._batch_items

@@ -7,7 +7,7 @@ less when they take three times as long, for then batches wait for each other, a
 from __future__ import annotations
 
 START = 3
-LEAST, MOST = 2, 16
+LEAST, MOST = 3, 16
 ROOM, FULL = 1.3, 3.0
 FULL_S, SLOW_S = 1.0, 8.0
 
