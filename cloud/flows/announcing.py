@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +73,10 @@ def prepare(happening: Happening, now_ms: int) -> Prepared:
     return Prepared(id=event_id, body=msgspec.json.encode(body).decode(), happening=happening)
 
 
-async def wanted(tx: Tx, kind: str) -> bool:
-    """Whether any endpoint would be told; spares looking up what the data needs."""
-    return any(delivery.wants(filters, kind) for _, filters, _ in await _subscribers(tx))
+async def wanted(tx: Tx, kinds: Collection[str]) -> set[str]:
+    """Those of `kinds` that any endpoint would be told; spares looking up what the data needs."""
+    subscribers = await _subscribers(tx)
+    return {kind for kind in kinds if any(delivery.wants(filters, kind) for _, filters, _ in subscribers)}
 
 
 async def announce(tx: Tx, happenings: Sequence[Happening], now_ms: int) -> int:

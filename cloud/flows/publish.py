@@ -162,7 +162,7 @@ class Publisher:
         await files.add_contents(tx, upload.dk, contents, now)
         await files.publish(tx, upload.dk, upload.id, deliveries, now)
         await uploads.finish(tx, upload.id, outcome, now_ms=now, expires_at_ms=now + self._keep_ms)
-        if outcome.state != "refused" and await announcing.wanted(tx, COMPLETED):
+        if outcome.state != "refused" and await announcing.wanted(tx, (COMPLETED,)):
             await announcing.announce(tx, [await _happening(tx, upload, outcome, deliveries)], now)
 
     async def _refuse(self, upload: UploadRow, code: str, *, new: bool) -> Outcome:

@@ -203,7 +203,7 @@ class Recording:
     async def _announce(self, changed: list[Entry], news: list[tuple[Decision, str]], users: Mapping[Key, str]) -> None:
         """Tells endpoints, if there is one that wants it: making what they get costs more than the rest."""
         kinds = {_kind(entry) for entry in changed} | ({CONFLICT} if news else set())
-        wanted = {kind for kind in sorted(kinds) if await announcing.wanted(self._tx, kind)}
+        wanted = await announcing.wanted(self._tx, kinds)
         told = [_happening(entry, users[entry.key], self._now_ms) for entry in changed if _kind(entry) in wanted]
         if CONFLICT in wanted:
             told += [_conflict(*each, users[each[0].type, each[0].record_id]) for each in news]

@@ -159,7 +159,7 @@ def plain(item_type: str, data: dict[str, Any]) -> Plain | None:
     if record_id is None or record_type is None:
         return None
     if not record.is_record_id(record_id):
-        raise problems.invalid("/itemData", "id", "the id of a record has 1-128 of A-Z a-z 0-9 . _ : ~ @ -")
+        raise id_invalid("/itemData")
     try:
         version = None if base is None else msgspec.convert(base, Version)
         kind = msgspec.convert(record_type, RecordType)
@@ -167,6 +167,11 @@ def plain(item_type: str, data: dict[str, Any]) -> Plain | None:
     except msgspec.ValidationError as error:
         raise problems.invalid("/itemData", "invalid", str(error)) from None
     return Plain(type=kind, id=record_id, fields=fields, base=version, deleted=gone)
+
+
+def id_invalid(pointer: str) -> problems.Refusal:
+    """422: this cannot name a record."""
+    return problems.invalid(pointer, "id", "the id of a record has 1-128 of A-Z a-z 0-9 . _ : ~ @ -")
 
 
 def type_unknown(record_type: str, known: record.Rules) -> problems.Refusal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from pisyncd.core import deciding, explain, frames, problems, record, recordwire, timeline, wire
+from pisyncd.core import deciding, explain, frames, record, recordwire, timeline, wire
 from pisyncd.core.edits import Delete, Edit, Patch, Put
 from pisyncd.core.problems import Refusal
 from pisyncd.gateway import framing
@@ -116,7 +116,7 @@ class RecordRoutes:
     def _place(self, request: web.Request) -> tuple[str, str]:
         record_type, record_id = self._type(request), request.match_info["id"]
         if not record.is_record_id(record_id):
-            raise problems.invalid("/id", "id", "the id of a record has 1-128 of A-Z a-z 0-9 . _ : ~ @ -")
+            raise recordwire.id_invalid("/id")
         return record_type, record_id
 
     async def _answer(self, kept: Kept, status: int = 200) -> web.Response:

@@ -161,7 +161,7 @@ class Records:
         if rule is None:
             raise recordwire.type_unknown(record_type, self.rules)
         if not record.is_record_id(record_id):
-            raise problems.invalid("/id", "id", "the id of a record has 1-128 of A-Z a-z 0-9 . _ : ~ @ -")
+            raise recordwire.id_invalid("/id")
         return rule
 
     def _edited(
