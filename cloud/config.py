@@ -61,6 +61,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_secret_file: str = ""
     webhook_secret_previous: str = ""
     webhook_tolerance_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
+    timezone: str = "UTC"
+    calendar_file: str = ""
+    fresh_minutes: Positive = 60
+    stale_minutes: Positive = 180
+    quiet_after_s: Annotated[int, Meta(ge=3600, le=30 * 86_400)] = 86_400
+    overdue_percent: Annotated[float, Meta(gt=0, le=50)] = 1
+    recovering_above: Positive = 50
+    transition_keep_days: Annotated[int, Meta(ge=1, le=3650)] = 93
+    notify_gather_s: Annotated[int, Meta(ge=0, le=3600)] = 60
+    notify_together_min: Annotated[int, Meta(ge=2)] = 5
+    notify_together_percent: Percent = 20
+    notify_timeout_s: Annotated[float, Meta(gt=0, le=120)] = 20
+    login_s: Annotated[int, Meta(ge=300, le=30 * 86_400)] = 12 * 3600
+    enroll_code_s: Annotated[int, Meta(ge=60, le=90 * 86_400)] = 7 * 86_400
+    token_rotate_days: Annotated[int, Meta(ge=0, le=3650)] = 0
+    rate_address_requests: Annotated[int, Meta(ge=0)] = 60_000
+    rate_device_requests: Annotated[int, Meta(ge=0)] = 6_000
+    rate_login: Positive = 10
+    rate_storage: str = ""
+    trusted_proxies: str = ""
+    trace_endpoint: str = ""
     cron_secret: str = ""
     cron_secret_file: str = ""
     tombstone_keep_days: Annotated[int, Meta(ge=30, le=3650)] = 456

@@ -10,16 +10,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from cloud.flows import announcing, audit
 from cloud.rules import access
-from cloud.rules.access import Principal, Role
-from cloud.store.db import Database, DuplicateRow, Tx
+from cloud.rules.access import Grant, Principal, Role
+from cloud.store.db import Database, DuplicateRow, Row, Tx
 from pisyncd.core import problems, wire
 from pisyncd.core.errors import PermanentError
 
 REMEMBERED_MAX = 100_000
 CHECK_INTERVAL_S = 0.5
-SESSION_S = 12 * 3600
 
 
 class AlreadyThere(PermanentError):
@@ -95,25 +96,25 @@ class Identity:
         return found[0] if found else None
 
     async def session(self, token: str) -> Principal | None:
-        """The key behind a page session, or None."""
+        """The operator behind a page session, or None."""
         async with self._db.reading() as tx:
             row = await tx.one("session_by_hash", session_hash=wire.token_hash(token), now_ms=self._now_ms())
-        return Principal(kind="key", name=row["name"], role=row["role"]) if row else None
+        if row is None:
+            return None
+        grants = msgspec.json.decode(row["grants"], type=tuple[Grant, ...])
+        return Principal(kind="operator", name=row["name"], grants=grants)
 
-    async def begin_session(self, key: str) -> str | None:
-        """A session for the holder of an API key, or None when the key is not known."""
+    async def begin_session(self, operator: str, lasts_s: int) -> str:
+        """A session of an operator who has shown who they are."""
         secret = new_secret("session")
         now_ms = self._now_ms()
-        key_hash = wire.token_hash(key)
-        async with self._db.reading() as tx:
-            if await tx.one("key_by_hash", key_hash=key_hash) is None:
-                return None
         async with self._db.transaction() as tx:
             await tx.run(
                 "add_session",
                 session_hash=wire.token_hash(secret),
-                key_hash=key_hash,
-                expires_at_ms=now_ms + SESSION_S * 1000,
+                operator=operator,
+                now_ms=now_ms,
+                expires_at_ms=now_ms + lasts_s * 1000,
             )
         return secret
 
@@ -138,10 +139,25 @@ async def _holder(tx: Tx, token_hash: str, now_ms: int) -> tuple[Principal, int 
     row = await tx.one("device_by_token", token_hash=token_hash, now_ms=now_ms)
     if row is not None:
         return Principal(kind="device", name=row["device_id"], dk=row["dk"]), row["expires_at_ms"]
-    row = await tx.one("key_by_hash", key_hash=token_hash)
+    row = await tx.one("key_by_hash", key_hash=token_hash, now_ms=now_ms)
     if row is not None:
-        return Principal(kind="key", name=row["name"], role=row["role"]), None
+        return _key_principal(row), row["expires_at_ms"]
     return None
+
+
+def _key_principal(row: Row) -> Principal:
+    groups = msgspec.json.decode(row["groups"], type=list[str])
+    return Principal(
+        kind="key",
+        name=row["name"],
+        grants=tuple(Grant(role=row["role"], group=group) for group in groups or (None,)),
+        scopes=frozenset(msgspec.json.decode(row["scopes"], type=list[str])),
+    )
+
+
+async def groups_of(tx: Tx, dk: int) -> frozenset[str]:
+    """The names of a device's groups, its site and region among them."""
+    return frozenset(row["name"] for row in await tx.all("groups_of_device", dk=dk))
 
 
 async def device_key(tx: Tx, device_id: str) -> int:
@@ -170,6 +186,7 @@ async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audi
             if row is None:
                 dk = await tx.value("add_device", device_id=device_id, now_ms=now_ms)
                 await tx.run("add_device_state", dk=dk, now_ms=now_ms)
+                await tx.run("add_standing", dk=dk, now_ms=now_ms)
             elif row["revoked_at_ms"] is None:
                 raise taken
             else:

@@ -1,10 +1,18 @@
-"""Who may do what. A device speaks only for itself, a user too; a key may do what its and the lesser roles may."""
+"""Who may do what, and where. A device speaks only for itself, a user too.
+
+A person or a key holds grants: a role, everywhere or for the devices of one group. Each role covers those before it:
+viewer < operator < admin. What does not belong to a device (webhooks, records, keys, the audit) takes a grant that
+holds everywhere. A key may be narrowed to scopes as well: parts of the API, by the first word of the path.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Role = Literal["viewer", "operator", "admin"]
 
@@ -16,14 +24,25 @@ _DEVICE_ID = re.compile(DEVICE_ID_PATTERN.rstrip("$"))
 _NAME = re.compile(NAME_PATTERN.rstrip("$"))
 
 
+class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A role, for the devices of `group`, or everywhere when it is None."""
+
+    role: Role
+    group: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Principal:
-    """Who sent a request: a device (`dk`, `device_id`), a key (`name`, `role`) or a user (`user_id`, a UUID)."""
+    """Who sent a request: a device (`dk`), a key or an operator (`name`, `grants`), or a user (`user_id`, a UUID).
 
-    kind: Literal["device", "key", "user"]
+    `scopes`: the parts of the API that a key is narrowed to; empty: all.
+    """
+
+    kind: Literal["device", "key", "operator", "user"]
     name: str
     dk: int = 0
-    role: Role | None = None
+    grants: tuple[Grant, ...] = ()
+    scopes: frozenset[str] = frozenset()
     user_id: str = ""
 
     @property
@@ -31,10 +50,39 @@ class Principal:
         """The public id of a device; empty for others."""
         return self.name if self.kind == "device" else ""
 
+    @property
+    def role(self) -> Role | None:
+        """The highest role that holds everywhere."""
+        return highest(grant.role for grant in self.grants if grant.group is None)
+
+    @property
+    def actor(self) -> str:
+        """How the audit names it: 'operator:amina', 'key:reports', 'device:pi-1'."""
+        return f"{self.kind}:{self.name}"
+
+
+def highest(roles: Iterable[Role]) -> Role | None:
+    """The highest of some roles; None of none."""
+    held = set(roles)
+    return next((role for role in reversed(ROLES) if role in held), None)
+
 
 def covers(held: Role | None, needed: Role) -> bool:
     """Whether a key of role `held` may do what asks for `needed`: admin > operator > viewer."""
     return held is not None and ROLES.index(held) >= ROLES.index(needed)
+
+
+def reach(principal: Principal, needed: Role) -> frozenset[str] | None:
+    """The groups whose devices are within reach for what asks for `needed`; None: all devices; empty: none."""
+    held = [grant for grant in principal.grants if covers(grant.role, needed)]
+    if any(grant.group is None for grant in held):
+        return None
+    return frozenset(grant.group for grant in held if grant.group is not None)
+
+
+def within(groups: frozenset[str] | None, of_device: Collection[str]) -> bool:
+    """Whether a device of these groups is in reach (see `reach`)."""
+    return groups is None or not groups.isdisjoint(of_device)
 
 
 def reaches(principal: Principal, named: str | None, *, owner: str, dk: int) -> bool:
@@ -55,5 +103,5 @@ def is_device_id(text: str) -> bool:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can name a key."""
+    """Whether `text` can name a key, a person, a group, a tag, a channel or a rule."""
     return _NAME.fullmatch(text) is not None

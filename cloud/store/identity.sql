@@ -14,13 +14,14 @@ WHERE device_token.token_hash = :token_hash
   AND device.revoked_at_ms IS NULL
 
 -- name: key_by_hash
-SELECT name, role FROM api_key WHERE key_hash = :key_hash AND revoked_at_ms IS NULL
+SELECT name, role, groups, scopes, expires_at_ms FROM api_key
+WHERE key_hash = :key_hash AND revoked_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :now_ms)
 
 -- name: session_by_hash
-SELECT api_key.name, api_key.role, web_session.expires_at_ms
-FROM web_session JOIN api_key ON api_key.key_hash = web_session.key_hash
+SELECT operator.name, operator.grants, web_session.expires_at_ms
+FROM web_session JOIN operator ON operator.name = web_session.operator
 WHERE web_session.session_hash = :session_hash
-  AND web_session.expires_at_ms > :now_ms AND api_key.revoked_at_ms IS NULL
+  AND web_session.expires_at_ms > :now_ms AND operator.disabled_at_ms IS NULL
 
 -- name: device_by_id
 SELECT dk, device_id, enrolled_at_ms, revoked_at_ms FROM device WHERE device_id = :device_id
@@ -30,6 +31,12 @@ INSERT INTO device (device_id, enrolled_at_ms) VALUES (:device_id, :now_ms) RETU
 
 -- name: add_device_state
 INSERT INTO device_state (dk, updated_at_ms) VALUES (:dk, :now_ms)
+
+-- name: add_standing
+INSERT INTO device_standing (dk, since_ms) VALUES (:dk, :now_ms)
+
+-- name: groups_of_device
+SELECT name, kind FROM group_member WHERE dk = :dk ORDER BY name
 
 -- name: restore_device
 UPDATE device SET revoked_at_ms = NULL WHERE dk = :dk
@@ -61,7 +68,8 @@ SELECT role FROM api_key WHERE name = :name AND revoked_at_ms IS NULL
 UPDATE api_key SET revoked_at_ms = :now_ms WHERE name = :name AND revoked_at_ms IS NULL
 
 -- name: add_session
-INSERT INTO web_session (session_hash, key_hash, expires_at_ms) VALUES (:session_hash, :key_hash, :expires_at_ms)
+INSERT INTO web_session (session_hash, operator, created_at_ms, expires_at_ms)
+VALUES (:session_hash, :operator, :now_ms, :expires_at_ms)
 
 -- name: drop_session
 DELETE FROM web_session WHERE session_hash = :session_hash

@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from pisyncd.core import vitals
+
 TUS_VERSION = "1.0.0"
 OFFSET_STREAM = "application/offset+octet-stream"
 PROBLEM_JSON = "application/problem+json"
@@ -74,11 +76,17 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the cloud asks of the device's pace; the device obeys within its own bounds."""
+    """What the cloud asks of the device, which obeys within its own bounds.
+
+    In answers to a batch only: `commands` are asked again until a report of vitals tells how they ended; `token` is to
+    be used from the next request on, and the old one works until it was.
+    """
 
     sync_in_s: float | None = None
     batch_max_events: int | None = None
     batch_max_bytes: int | None = None
+    commands: list[vitals.Command] = []
+    token: str | None = None
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
