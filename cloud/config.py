@@ -98,6 +98,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     alert_window_s: Annotated[float, Meta(ge=60, le=3600)] = 300
     alert_for_s: Annotated[float, Meta(ge=0, le=86_400)] = 300
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: Literal["all", "problems", "off"] = "all"
     log_format: Literal["json", "console"] = "json"
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from cloud import tracing
 from cloud.api.boundary import IN_FLIGHT
 from cloud.app import build_app
 from cloud.config import Settings
@@ -85,7 +86,9 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with open_services(settings) as services, contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(tracing.running(settings.trace_endpoint))
+        services = await stack.enter_async_context(open_services(settings))
         app = build_app(services)
         runner = web.AppRunner(app, **runner_options(settings))
         await runner.setup()

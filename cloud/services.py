@@ -20,7 +20,7 @@ from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.inbound import Inbound
 from cloud.flows.ingest import Ingest, drop_old_batches
-from cloud.flows.rates import Rates
+from cloud.flows.rates import Limits, Rates
 from cloud.flows.records import Records
 from cloud.flows.retention import Retention
 from cloud.flows.sessions import Sessions
@@ -28,8 +28,9 @@ from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
 from cloud.flows.users import Users
 from cloud.flows.waiting import Waiting
-from cloud.rules import targets
+from cloud.rules import proxies, targets
 from cloud.rules.alerts import Thresholds
+from cloud.rules.proxies import Network
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
@@ -60,6 +61,7 @@ class Services:
     users: Users
     ingest: Ingest
     rates: Rates
+    proxies: tuple[Network, ...]
     records: Records
     sessions: Sessions
     uploads: Uploads
@@ -120,7 +122,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         dispatcher = _dispatcher(settings, db, poster, figures)
         await stack.enter_async_context(dispatcher.running())
         records.changed = lambda: _moved(feed, dispatcher)
-        rates = Rates(device=settings.rate_device_items, user=settings.rate_user_items)
+        rates = open_rates(settings)
         figures.watch_queue(ingest.waiting)
         figures.lend_rates(lambda: rates.refused)
         figures.lend_held(lambda: feed.held)
@@ -134,6 +136,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             users=Users(trusted, wall_ms),
             ingest=ingest,
             rates=rates,
+            proxies=trusted_proxies(settings),
             records=records,
             sessions=sessions,
             uploads=uploads,
@@ -183,6 +186,26 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor.add("conflicts", forget.conflicts)
     janitor.add("webhooks", lambda: deliveries.forget(db, wall_ms(), settings.webhook_keep_days))
     return janitor
+
+
+def open_rates(settings: Settings) -> Rates:
+    """The settings `rate_*`. Raises ConfigError."""
+    limits = Limits(
+        device_items=settings.rate_device_items,
+        user_items=settings.rate_user_items,
+        device_requests=settings.rate_device_requests,
+        address_requests=settings.rate_address_requests,
+        login=settings.rate_login,
+    )
+    return Rates(limits, settings.rate_storage)
+
+
+def trusted_proxies(settings: Settings) -> tuple[Network, ...]:
+    """The setting `trusted_proxies`. Raises ConfigError."""
+    try:
+        return proxies.networks(settings.trusted_proxies)
+    except ValueError as error:
+        raise ConfigError(f"trusted_proxies: {error}", hint="networks with commas: 127.0.0.1,10.1.0.0/16") from error
 
 
 def _moved(feed: Feed, dispatcher: Dispatcher) -> None:

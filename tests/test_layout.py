@@ -44,6 +44,7 @@ LAYERS = {
     "cloud.rules": 0,
     "cloud.config": 1,
     "cloud.store": 1,
+    "cloud.tracing": 1,
     "cloud.flows": 2,
     "cloud.services": 3,
     "cloud.api": 3,

@@ -103,6 +103,7 @@ async def require(
             headers={"WWW-Authenticate": 'Bearer realm="pisync"'},
         )
     if principal.kind == "device":
+        request[keys.RATES] = await request.app[SERVICES].rates.request(principal)
         return _device_passes(principal, device)
     if principal.kind == "user":
         return _user_passes(principal, user)

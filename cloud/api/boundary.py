@@ -1,10 +1,15 @@
-"""The outer edge: every failure becomes one problem answer here, every answer carries its request id and proof."""
+"""The outer edge: every failure becomes one problem answer here, every answer carries its request id and proof.
+
+A request id that the client sends (X-Request-ID, 8-64 of A-Z a-z 0-9 . _ : -) is taken over, so that a line in the log
+of a device and one in the log of the cloud can be found by the same word.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import os
+import re
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,8 +17,9 @@ from collections.abc import Awaitable, Callable, Mapping
 import structlog
 from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
 
-from cloud.api import access, keys, metrics
-from cloud.services import wall_ms
+from cloud import tracing
+from cloud.api import access, address, keys, metrics
+from cloud.services import SERVICES, wall_ms
 from pisyncd.core import problems, wire
 from pisyncd.core.errors import TransientError
 from pisyncd.core.problems import Refusal
@@ -25,6 +31,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST_ID = "X-Request-ID"
 _PREFIX = os.urandom(6).hex()
 _NUMBERS = itertools.count(1)
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")
+#: Asked for again and again by machines on the spot: neither counted nor told.
+_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 _STATUS_CODES = {
     400: "malformed",
     404: "not-found",
@@ -75,25 +84,54 @@ IN_FLIGHT: web.AppKey[InFlight] = web.AppKey("in_flight", InFlight)
 
 @web.middleware
 async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Gives every request its id, and counts it and its answer."""
-    request[keys.REQUEST_ID] = f"{_PREFIX}-{next(_NUMBERS):x}"
+    """Gives every request its id, and counts and tells it and its answer."""
+    asked = request.headers.get(REQUEST_ID, "")
+    request[keys.REQUEST_ID] = asked if _CLIENT_ID.fullmatch(asked) else f"{_PREFIX}-{next(_NUMBERS):x}"
+    request[keys.CLIENT] = address.client(request)
     in_flight = request.app[IN_FLIGHT]
     in_flight.count += 1
     begun_s = time.perf_counter()
+    status = 499
     try:
-        response = await _answered(request, handler)
-        metrics.note(request, response.status, time.perf_counter() - begun_s)
+        with tracing.request_span(request) as span:
+            response = await _answered(request, handler)
+            status = response.status
+            span.ended(status, request.get(keys.PROBLEM))
         return response
     except web.HTTPException as redirect:
-        metrics.note(request, redirect.status, time.perf_counter() - begun_s)
+        status = redirect.status
         raise
     finally:
         in_flight.leave()
+        seconds = time.perf_counter() - begun_s
+        metrics.note(request, status, seconds)
+        _tell(request, status, seconds)
+
+
+def _tell(request: web.Request, status: int, seconds: float) -> None:
+    """One line per request. 499: the client went away before it was answered."""
+    wanted = request.app[SERVICES].settings.access_log
+    if wanted == "off" or (wanted == "problems" and status < 400) or request.path in _PROBES:
+        return
+    principal = request.get(keys.PRINCIPAL)
+    log.info(
+        "request.served",
+        method=request.method[:16],
+        path=request.path[:200],
+        status=status,
+        ms=round(seconds * 1000, 1),
+        request_id=request[keys.REQUEST_ID],
+        client=request[keys.CLIENT],
+        who=None if principal is None else principal.actor,
+        code=request.get(keys.PROBLEM),
+    )
 
 
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Maps everything that can go wrong to one problem answer, once."""
     try:
+        if request.path not in _PROBES:
+            await request.app[SERVICES].rates.address(request[keys.CLIENT])
         return await handler(request)
     except Refusal as error:
         return _problem(request, error.status, error)
@@ -150,6 +188,9 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     headers["X-Content-Type-Options"] = "nosniff"
     if request.app[IN_FLIGHT].draining:
         response.force_close()
+    left = request.get(keys.RATES)
+    if left is not None and "RateLimit" not in headers:
+        headers.update(left.headers)
     if hdrs.AUTHORIZATION not in request.headers:
         return
     headers[wire.TIME_HEADER] = str(wall_ms())

@@ -32,7 +32,7 @@ async def get_changes(request: web.Request) -> web.Response:
     """200 with a page of changes. Raises Refusal 401, 403, 410, 422, 429, 503."""
     services = request.app[SERVICES]
     principal = await access.require(request, device=True)
-    services.rates.admit(principal, 1)
+    request[keys.RATES] = await services.rates.items(principal, 1)
     rules = services.feed.rules
     ask = Ask(
         dk=principal.dk,

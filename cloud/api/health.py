@@ -8,6 +8,7 @@ import time
 from aiohttp import web
 
 from cloud.api import answers
+from cloud.api.boundary import IN_FLIGHT
 from cloud.api.shapes import CacheHealth, DatabaseHealth, Health, HealthServices, SchedulerHealth
 from cloud.services import SERVICES, Services, wall_ms
 from pisyncd.core import wire
@@ -55,7 +56,9 @@ async def get_livez(_request: web.Request) -> web.Response:
 
 
 async def get_readyz(request: web.Request) -> web.Response:
-    """200 when requests can be served, else 503."""
+    """200 when requests can be served, else 503: the service is stopping, or its database does not answer."""
+    if request.app[IN_FLIGHT].draining:
+        return web.Response(text="the service is stopping\n", status=503)
     ready = (await _database(request.app[SERVICES])).status == "connected"
     return web.Response(text="ok\n" if ready else "the database does not answer\n", status=200 if ready else 503)
 

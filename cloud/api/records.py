@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import hdrs, web
 
-from cloud.api import access, answers, params, payload
+from cloud.api import access, answers, keys, params, payload
 from cloud.flows.recording import Author, device_author
 from cloud.flows.records import Found, Reader, Records, Written
 from cloud.rules.access import Principal
@@ -87,7 +87,7 @@ async def sync_record(request: web.Request) -> web.Response:
     """200 with what became of the record's pending webhooks, after at most 25 s. Raises Refusal 401, 403, 404."""
     services = request.app[SERVICES]
     principal = await access.require(request, device=True, role="operator")
-    services.rates.admit(principal, 1)
+    request[keys.RATES] = await services.rates.items(principal, 1)
     place = _place(request)
     found = await services.records.read(*place, deleted=True, reader=_reader(principal))
     had = await services.dispatcher.process(resource="/".join(place), timeout_s=SYNC_S)
@@ -114,7 +114,7 @@ async def _asked(request: web.Request) -> tuple[Records, Principal]:
 async def _writing(request: web.Request) -> Author:
     services = request.app[SERVICES]
     principal = await access.require(request, device=True, role="operator")
-    services.rates.admit(principal, 1)
+    request[keys.RATES] = await services.rates.items(principal, 1)
     if principal.kind == "device":
         return device_author(principal.dk, principal.device_id)
     return Author(f"key:{principal.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from cloud.api import access, answers, payload
+from cloud.api import access, answers, keys, payload
 from cloud.flows.sessions import Caller
 from cloud.services import SERVICES
 from pisyncd.core import envelope, session
@@ -12,7 +12,7 @@ from pisyncd.core import envelope, session
 
 async def _caller(request: web.Request) -> Caller:
     principal = await access.require(request, device=True, user=True)
-    request.app[SERVICES].rates.admit(principal, 1)
+    request[keys.RATES] = await request.app[SERVICES].rates.items(principal, 1)
     if principal.kind == "user":
         return Caller(principal=principal, user_id=principal.user_id)
     return Caller(principal=principal, user_id=session.named_user(request.headers.get(session.USER_HEADER)))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import msgspec
 from aiohttp import web
 
-from cloud.api import access, answers, params, payload
+from cloud.api import access, answers, keys, params, payload
 from cloud.api.shapes import BatchLogOut, ItemTrouble
 from cloud.flows import identity
 from cloud.flows.ingest import Taken
@@ -31,7 +31,7 @@ async def post_batch(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     principal = await access.require(request, device=True, user=True)
     batch = intake.decode_batch(await payload.read(request))
-    services.rates.admit(principal, len(batch.items))
+    request[keys.RATES] = await services.rates.items(principal, len(batch.items))
     services.figures.batch(len(batch.items))
     sender = intake.Sender(
         device_id=principal.device_id,
@@ -65,7 +65,7 @@ async def post_track(request: web.Request) -> web.Response:
     principal = await access.require(request, device=True, user=True)
     body = await payload.read(request)
     event = track.decode(body)
-    services.rates.admit(principal, 1)
+    request[keys.RATES] = await services.rates.items(principal, 1)
     fact = learning.track_fact(event, event.id or secrets.token_hex(16), "", learner(request, principal))
     batch_id = f"track-{secrets.token_hex(8)}"
     unit = Unit(dk=principal.dk, user_id=principal.user_id, facts=(fact,), batch_id=batch_id)
@@ -95,7 +95,7 @@ async def post_events(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     principal = await access.require(request, device=True, user=True)
     asked = envelope.decode_events(await payload.read(request))
-    services.rates.admit(principal, len(asked.events))
+    request[keys.RATES] = await services.rates.items(principal, len(asked.events))
     services.figures.batch(len(asked.events))
     user_id = learner(request, principal)
     judged = [envelope.judge(bytes(raw), source=asked.source, user_id=user_id) for raw in asked.events]
