@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from cloud import tracing
 from cloud.flows import announcing, dating, pushes, reconcile
 from cloud.flows.figures import Figures
 from cloud.flows.records import Records
@@ -139,7 +140,8 @@ class Ingest:
     async def _settle(self, group: list[_Waiting]) -> None:
         begun_s = time.monotonic()
         try:
-            taken = await self._commit(group)
+            with tracing.span("ingest.commit", requests=len(group)):
+                taken = await self._commit(group)
         except TransientError as error:
             self._figures.insert_failed(begun_s, time.monotonic())
             for waiting in group:

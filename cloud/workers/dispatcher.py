@@ -18,6 +18,7 @@ from typing import Literal
 
 import structlog
 
+from cloud import tracing
 from cloud.flows import deliveries
 from cloud.flows.deliveries import Claim, Ended, Item
 from cloud.rules import delivery
@@ -221,7 +222,8 @@ class Dispatcher:
             attempted = Attempted(at_ms=self._now_ms(), duration_ms=0, error="event-removed")
             verdict = delivery.Verdict(state="failed", due_at_ms=attempted.at_ms)
             return Ended(item=item, attempted=attempted, verdict=verdict)
-        attempted = await self._post(endpoint, event_id=item.event_id, body=item.body, attempt=attempt)
+        with tracing.span("webhook.post", attempt=attempt):
+            attempted = await self._post(endpoint, event_id=item.event_id, body=item.body, attempt=attempt)
         answered = attempted.status_code is not None and attempted.status_code not in delivery.BUSY
         self._misses[endpoint.id] = 0 if answered else self._misses[endpoint.id] + 1
         verdict = delivery.judge(

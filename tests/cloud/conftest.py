@@ -91,6 +91,7 @@ class Cloud:
     url: str
     services: Services
     http: aiohttp.ClientSession
+    app: web.Application
 
     async def enroll(self, device_id: str) -> dict[str, str]:
         """The headers of a newly enrolled device."""
@@ -121,11 +122,12 @@ async def start_cloud(tmp_path: Path) -> AsyncIterator[StartCloud]:
         async def start(**settings: Any) -> Cloud:
             chosen = Settings(**{"data": str(tmp_path / "data"), **settings})
             services = await stack.enter_async_context(open_services(chosen))
-            server = TestServer(build_app(services), host="127.0.0.1")
+            app = build_app(services)
+            server = TestServer(app, host="127.0.0.1")
             await server.start_server(**runner_options(chosen))
             stack.push_async_callback(server.close)
             http = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=True))
-            return Cloud(url=str(server.make_url("")).rstrip("/"), services=services, http=http)
+            return Cloud(url=str(server.make_url("")).rstrip("/"), services=services, http=http, app=app)
 
         yield start
 
