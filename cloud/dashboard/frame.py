@@ -51,7 +51,8 @@ FORM_FIELDS_MAX = 2_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What a form says: every field with its values, in order.
 Fields = Mapping[str, list[str]]
-FormHandler = Callable[[web.Request, Fields], Awaitable[str]]
+#: Gives where to go next; or a page, for what is shown once only and for what was refused beside its form.
+FormHandler = Callable[[web.Request, Fields], Awaitable[str | web.StreamResponse]]
 
 
 def page(*, role: Role = "viewer", grouped: bool = False) -> Callable[[Handler], Handler]:
@@ -76,7 +77,7 @@ def page(*, role: Role = "viewer", grouped: bool = False) -> Callable[[Handler],
 
 
 def form(*, role: Role, grouped: bool = False) -> Callable[[FormHandler], Handler]:
-    """Takes a form of our own pages from who holds `role`; the handler gives the path to go to (303).
+    """Takes a form of our own pages from who holds `role`; the handler gives the path to go to (303), or a page.
 
     Without the session's CSRF token nothing is done. Refusals are shown as a page.
     """
@@ -101,6 +102,8 @@ def form(*, role: Role, grouped: bool = False) -> Callable[[FormHandler], Handle
                 target = await handler(request, fields)
             except Refusal as refusal:
                 return refused(request, refusal)
+            if isinstance(target, web.StreamResponse):
+                return target
             return web.Response(status=303, headers={hdrs.LOCATION: local(target), **HEADERS})
 
         return taken
