@@ -1,0 +1,333 @@
+"""The operators' pages that change something: who sees and may do what, that every form works and stands in the audit,
+that no form works from elsewhere, that names are only text, and that a secret is shown once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from conftest import Cloud, StartCloud
+from hypothesis import given
+from hypothesis import strategies as st
+from page_helpers import Checker, Form, Person, person
+from record_helpers import Device, subscribe
+from webhook_rig import Receiver, receiving
+
+from cloud.dashboard import record_pages
+from cloud.flows import audit, conflicts, endpoints
+from cloud.flows.endpoints import Actor
+from cloud.rules import access as rules
+from cloud.services import wall_ms
+from cloud.store.db import Row
+from pisyncd.core.record import TypeRule
+
+SignIn = Callable[..., Awaitable[Person]]
+
+
+@pytest.fixture
+async def sign_in() -> AsyncIterator[SignIn]:
+    """Signs somebody in, for as long as the test takes."""
+    async with AsyncExitStack() as stack:
+
+        async def signed_in(cloud: Cloud, role: str = "admin", group: str | None = None) -> Person:
+            found = await person(cloud, role, group)
+            stack.push_async_callback(found.http.close)
+            return found
+
+        yield signed_in
+
+
+async def told(cloud: Cloud, action: str) -> list[Row]:
+    """What the audit says of an action, newest first."""
+    async with cloud.services.db.reading() as tx:
+        return await audit.entries(tx, audit.Wanted(action=action), limit=500)
+
+
+async def whole_audit(cloud: Cloud) -> str:
+    async with cloud.services.db.reading() as tx:
+        return "\n".join(str(dict(row)) for row in await audit.entries(tx, limit=500))
+
+
+# Conflicts
+
+
+async def undecided(cloud: Cloud, name: str = "attendance") -> str:
+    """Two devices write the same record without having seen each other, of a type that people decide."""
+    cloud.services.records.rules[name] = TypeRule(strategy="manual")
+    for device_id, value in (("pi-1", "present <b>"), ("pi-2", "absent")):
+        one = await Device.enroll(cloud, device_id, name)
+        await subscribe(cloud, device_id, "group", "4b")
+        await one.push(one.write({"status": value, "group_id": "4b"}, trusted=device_id == "pi-1"))
+    async with cloud.services.db.reading() as tx:
+        (found, *_), _ = await conflicts.page(tx, conflicts.Wanted(state="open"), limit=1, offset=0)
+    return str(found.row["id"])
+
+
+async def test_a_conflict_is_looked_at_and_decided(cloud: Cloud, sign_in: SignIn) -> None:
+    found = await undecided(cloud)
+    operator = await sign_in(cloud, "operator")
+    listed = await operator.get("/conflicts")
+    assert f"/conflicts/{found}" in listed.links
+    page = await operator.get(f"/conflicts/{found}")
+    assert "present <b>" in page.text
+    assert "unsure clock" in page.text
+    assert len(page.posts) - len([each for each in page.posts if each.action == "/logout"]) == 3
+    action = f"/conflicts/{found}/resolve"
+    refused = await operator.shown(page.form(action, keep="values"), 422, values="{status: x}")
+    assert "{status: x}" in refused.text
+    assert "no JSON" in refused.text
+    assert await operator.send(refused.form(action, keep="values"), values='{"status": "late", "group_id": "4b"}')
+    state = await cloud.services.records.read("attendance", "r1")
+    assert state.view.fields["status"] == "late"
+    (entry,) = await told(cloud, "conflict.resolved")
+    assert entry["actor"] == f"operator:{operator.name}"
+    again = await operator.shown(page.form(action, keep="winner"), 409)
+    assert "was first" in again.text
+    assert [each for each in again.posts if each.action == action] == []
+
+
+async def test_either_side_of_a_conflict_can_be_kept(cloud_lite: Cloud, sign_in: SignIn) -> None:
+    found = await undecided(cloud_lite)
+    operator = await sign_in(cloud_lite, "operator")
+    page = await operator.get(f"/conflicts/{found}")
+    before = (await cloud_lite.services.records.read("attendance", "r1")).view.fields["status"]
+    await operator.send(page.form(f"/conflicts/{found}/resolve", keep="loser"))
+    after = (await cloud_lite.services.records.read("attendance", "r1")).view.fields["status"]
+    assert {before, after} == {"present <b>", "absent"}
+    resolved = await operator.get("/conflicts?state=resolved&search=attendance/r1")
+    assert f"/conflicts/{found}" in resolved.links
+    viewer = await sign_in(cloud_lite, "viewer")
+    await viewer.get("/conflicts?search=%00%22%3E", 422)
+    await viewer.get("/conflicts/cf_nothing", 404)
+
+
+# Webhooks
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+async def telling(start_cloud: StartCloud) -> Cloud:
+    """A cloud that may send to this machine."""
+    return await start_cloud(webhook_allow="127.0.0.0/8")
+
+
+async def test_a_webhook_from_its_first_to_its_last_day(telling: Cloud, receiver: Receiver, sign_in: SignIn) -> None:
+    admin = await sign_in(telling)
+    page = await admin.get("/webhooks")
+    refused = await admin.shown(page.form("/webhooks"), 422, url="ftp://x", description="the school's")
+    assert refused.form("/webhooks").fields["description"] == ["the school's"]
+    made = await admin.shown(refused.form("/webhooks"), url=receiver.url("/x"), event_types=["profile.*", "device.*"])
+    secret = only_secret(made)
+    (where,) = [link for link in made.links if link.startswith("/webhooks/wh_")]
+    page = await admin.get(where)
+    assert secret not in page.text
+    assert page.form(f"{where}/change").fields["event_types"] == ["device.*", "profile.*"]
+    assert await admin.send(page.form(f"{where}/test")) == f"{where}?done=webhook-tested"
+    receiver.behave["/x"] = 500
+    assert await admin.send(page.form(f"{where}/test")) == f"{where}?done=webhook-test-failed"
+    page = await admin.get(where + "?state=failed")
+    assert "status 500" in page.text
+    assert await admin.send(page.form(f"{where}/change"), description="<b>", event_types=["*"])
+    rotated = await admin.shown(page.form(f"{where}/rotate"), keep_old_hours=2)
+    assert only_secret(rotated) != secret
+    assert "two sign until" in (await admin.get(where)).text
+    assert "<b>" in (await admin.get("/webhooks")).text
+    assert await admin.send(page.form(f"{where}/state"))
+    page = await admin.get(where)
+    refused = await admin.shown(page.form(f"{where}/replay"), 409, since="2026-01-01T00:00")
+    assert "disabled" in refused.text
+    assert await admin.send(page.form(f"{where}/state", state="enabled"))
+    assert await admin.send(page.form(f"{where}/remove")) == "/webhooks?done=webhook-removed"
+    await admin.get(where, 404)
+    actions = {row["action"] for row in await told(telling, "webhook.*")}
+    assert actions == {"webhook.created", "webhook.changed", "webhook.tested", "webhook.rotated", "webhook.removed"}
+    said = await whole_audit(telling)
+    assert secret not in said
+    assert only_secret(rotated) not in said
+
+
+def only_secret(page: Checker) -> str:
+    """The secret that a page shows, once."""
+    (found,) = page.secrets
+    assert page.text.count(found) == 1
+    assert not any(found in link for link in page.links)
+    assert all(found not in value for each in page.forms for several in each.fields.values() for value in several)
+    return found
+
+
+async def test_deliveries_are_replayed_one_by_one_and_of_a_time(
+    telling: Cloud, receiver: Receiver, sign_in: SignIn
+) -> None:
+    admin = await sign_in(telling)
+    services = telling.services
+    actor = Actor(name="key:test", now_ms=wall_ms())
+    made = await endpoints.create(
+        services.db, services.poster, actor, url=receiver.url("/x"), description="", event_types=["*"]
+    )
+    await telling.enroll("pi-1")
+    services.dispatcher.wake()
+    await receiver.until("/x", 1)
+    where = f"/webhooks/{made.id}"
+    page = await admin.get(where)
+    await admin.send(next(each for each in page.posts if each.fields.get("delivery_id")))
+    await receiver.until("/x", 2)
+    for since in ("", "yesterday"):
+        (form,) = [each for each in page.posts if "since" in each.fields]
+        refused = await admin.shown(form, 422, since=since)
+        assert refused.form(form.action, since=since)
+    await admin.send(form, since="2020-01-01T00:00", until="2020-01-02T00:00")
+    await services.dispatcher.settled()
+    await admin.send(form, since="2020-01-01T00:00")
+    await receiver.until("/x", 3)
+    assert len({each.id for each in receiver.at("/x")}) == 1
+    assert [row["detail"].count("delivery_id") for row in await told(telling, "webhook.replayed")] == [0, 0, 1]
+    await admin.get(where + "?state=nothing", 422)
+    await admin.get(where + "?cursor=nothing", 422)
+
+
+# Exports and the audit
+
+
+async def test_an_export_is_started(start_cloud: StartCloud, sign_in: SignIn, tmp_path: Path) -> None:
+    cloud = await start_cloud(export_dir=str(tmp_path / "out"))
+    admin = await sign_in(cloud)
+    page = await admin.get("/exports")
+    assert await admin.send(page.form("/exports")) == "/exports?done=export-started"
+    assert [row["actor"] for row in await told(cloud, "export.started")] == [f"operator:{admin.name}"]
+    viewer = await sign_in(cloud, "viewer")
+    page = await viewer.get("/exports")
+    assert [each for each in page.posts if each.action == "/exports"] == []
+    assert "attempt_events" in page.text
+
+
+async def test_an_export_that_is_off_says_so(cloud_lite: Cloud, sign_in: SignIn) -> None:
+    admin = await sign_in(cloud_lite)
+    page = await admin.get("/exports")
+    assert "export_dir" in page.text
+    refused = await admin.shown(Form(method="post", action="/exports", fields=page.posts[0].fields), 409)
+    assert "export_dir" in refused.text
+    assert await told(cloud_lite, "export.started") == []
+
+
+HOSTILE = '=1+1\n"><script>alert(1)</script>\u202e{{ 7*7 }}'
+
+
+async def test_the_audit_is_searched_paged_and_downloaded(cloud: Cloud, sign_in: SignIn) -> None:
+    async with cloud.services.db.transaction() as tx:
+        for number in range(120):
+            await audit.record(
+                tx,
+                now_ms=1_772_438_400_000 + number * 3_600_000,
+                actor="key:=cmd|'/c calc'!A1",
+                action="thing.done" if number % 2 else "thing.begun",
+                target=f"t{number}",
+                detail={"note": HOSTILE, "number": number},
+            )
+    admin = await sign_in(cloud)
+    page = await admin.get("/audit?actor=key:%3Dcmd|'/c calc'!A1&action=thing.*")
+    assert "\u202e" not in page.text
+    assert "<script>" in page.text
+    assert "120 in all" in page.text
+    seen = set(re.findall(r"\bt\d+\b", page.text))
+    while following := [link for link in page.links if "cursor=" in link]:
+        page = await admin.get(following[0])
+        seen |= set(re.findall(r"\bt\d+\b", page.text))
+    assert seen == {f"t{number}" for number in range(120)}
+    assert "t119" not in (await admin.get("/audit?to=2026-03-05&action=thing.*")).text
+    assert "No such entry" in (await admin.get("/audit?target=nobody%00")).text
+    await admin.get("/audit?from=yesterday", 422)
+    async with admin.http.get(cloud.url + "/audit.csv?action=thing.*") as answer:
+        assert answer.status == 200
+        assert answer.headers["Cache-Control"] == "no-store"
+        rows = list(csv.DictReader(io.StringIO(await answer.text())))
+    assert len(rows) == 120
+    assert rows[0]["actor"] == "key:=cmd|'/c calc'!A1"
+    assert rows[0]["at"].endswith("Z")
+    async with admin.http.get(cloud.url + "/audit.csv?from=yesterday") as answer:
+        assert answer.status == 422
+
+
+@given(rows=st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=2), max_size=5))
+def test_no_cell_of_a_download_is_a_formula(rows: list[list[str]]) -> None:
+    text = record_pages.csv_lines(rows).decode()
+    back = list(csv.reader(io.StringIO(text, newline="")))
+    assert [[cell.removeprefix("'") for cell in row] for row in back] == [
+        [cell.removeprefix("'") for cell in row] for row in rows
+    ]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for row in back for cell in row)
+
+
+# Everything
+
+
+PAGES: dict[str, tuple[str, bool]] = {
+    "/conflicts": ("viewer", False),
+    "/exports": ("viewer", False),
+    "/webhooks": ("admin", False),
+    "/audit": ("admin", False),
+    "/audit.csv": ("admin", False),
+}
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_a_page_is_for_its_role(cloud_lite: Cloud, sign_in: SignIn, path: str) -> None:
+    needed, grouped = PAGES[path]
+    for role in ("viewer", "operator", "admin"):
+        may = rules.covers(role, needed)  # type: ignore[arg-type]
+        for group in (None, "north"):
+            one = await sign_in(cloud_lite, role, group)
+            status = 200 if may and (grouped or group is None) else 403
+            async with one.http.get(cloud_lite.url + path, allow_redirects=False) as answer:
+                assert answer.status == status, (path, role, group)
+    async with cloud_lite.http.get(cloud_lite.url + path, allow_redirects=False) as answer:
+        assert answer.status == 303
+        assert answer.headers["Location"].startswith("/login?next=")
+
+
+def form_routes(cloud: Cloud) -> list[str]:
+    """Every path that takes a form."""
+    found = {
+        route.resource.canonical
+        for route in cloud.app.router.routes()
+        if route.method == "POST" and route.resource and not route.resource.canonical.startswith(("/api", "/v1"))
+    }
+    return sorted(found - {"/login", "/logout"})
+
+
+async def test_no_form_works_from_elsewhere_or_for_who_may_only_look(cloud_lite: Cloud, sign_in: SignIn) -> None:
+    admin, viewer = await sign_in(cloud_lite), await sign_in(cloud_lite, "viewer")
+    key = await cloud_lite.key("admin")
+    before = await whole_audit(cloud_lite)
+    token = (await viewer.get("/exports")).forms[0].fields["csrf"][0]
+    for route in form_routes(cloud_lite):
+        path = cloud_lite.url + re.sub(r"\{.*?\}", "some", route)
+        for data in ({}, {"csrf": ""}, {"csrf": "0" * 64}, {"csrf": token}):
+            async with admin.http.post(path, data=data, allow_redirects=False) as answer:
+                assert answer.status == 403, (route, data)
+        async with viewer.http.post(path, data={"csrf": token}, allow_redirects=False) as answer:
+            assert answer.status == 403, route
+        async with cloud_lite.http.post(path, data={"csrf": token}, headers=key, allow_redirects=False) as answer:
+            assert answer.status == 303, route
+            assert answer.headers["Location"] == "/login"
+    assert await whole_audit(cloud_lite) == before
+
+
+async def test_every_form_of_every_page_carries_the_token(cloud_lite: Cloud, sign_in: SignIn) -> None:
+    admin = await sign_in(cloud_lite)
+    for path in PAGES:
+        if path.endswith(".csv"):
+            continue
+        page = await admin.get(path)
+        assert page.posts
+        assert {tuple(each.fields.get("csrf", ())) for each in page.posts} == {tuple(page.posts[0].fields["csrf"])}
+        assert page.posts[0].fields["csrf"][0]
