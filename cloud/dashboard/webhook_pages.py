@@ -22,8 +22,9 @@ from pisyncd.core import problems
 SHOWN = 50
 DESCRIPTION_MAX = 500
 KEEP_HOURS = 24
-#: What a form offers: everything that can happen, by family.
-EVENT_TYPES = ("*", *sorted({f"{each.partition('.')[0]}.*" for each in delivery.TYPES} | delivery.TYPES))
+#: What a form offers: everything and whole families, and what can happen by itself.
+FAMILIES = ("*", *sorted({f"{each.partition('.')[0]}.*" for each in delivery.TYPES}))
+SINGLE_TYPES = tuple(sorted(delivery.TYPES))
 
 
 def _actor(request: web.Request) -> Actor:
@@ -34,7 +35,7 @@ async def show_all(request: web.Request, tried: Tried) -> web.StreamResponse:
     """All endpoints and the form for one more."""
     async with request.app[SERVICES].db.reading() as tx:
         found, total = await endpoints.page(tx, limit=endpoints.ENDPOINTS_MAX, offset=0)
-    context = {"webhooks": found, "total": total, "event_types": EVENT_TYPES, "tried": tried}
+    context = {"webhooks": found, "total": total, "families": FAMILIES, "single_types": SINGLE_TYPES, "tried": tried}
     return frame.render(request, "webhooks.html", context, status=tried.status)
 
 
@@ -114,7 +115,8 @@ async def show(request: web.Request, tried: Tried) -> web.StreamResponse:
         "type": kind or "",
         "states": delivery.STATES,
         "types": [*sorted(delivery.TYPES), delivery.TEST_TYPE],
-        "event_types": EVENT_TYPES,
+        "families": FAMILIES,
+        "single_types": SINGLE_TYPES,
         "keep_hours": KEEP_HOURS,
         "keep_hours_max": KEEP_HOURS_MAX,
         "list": forms.listed(

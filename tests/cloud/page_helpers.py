@@ -148,6 +148,7 @@ class Person:
     cloud: Cloud
     http: aiohttp.ClientSession
     name: str
+    cookie: str
 
     async def get(self, path: str, status: int = 200) -> Checker:
         """A page, checked, with the headers that every page has."""
@@ -187,4 +188,4 @@ async def person(cloud: Cloud, role: str = "admin", group: str | None = None) ->
     await sql(cloud, statement, write=True)
     cookie = await cloud.services.identity.begin_session(name, 3600)
     http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), cookies={"pisync_session": cookie})
-    return Person(cloud=cloud, http=http, name=name)
+    return Person(cloud=cloud, http=http, name=name, cookie=cookie)
