@@ -30,7 +30,7 @@ from cloud.api import (
     uploads,
     webhooks,
 )
-from cloud.dashboard import conflict_pages, pages, record_pages, webhook_pages
+from cloud.dashboard import conflict_pages, pages, record_pages, signin, webhook_pages
 from cloud.services import SERVICES, Services
 
 _PARTS: tuple[Any, ...] = (
@@ -56,6 +56,7 @@ _PARTS: tuple[Any, ...] = (
     sync,
     docs,
     pages,
+    signin,
     conflict_pages,
     webhook_pages,
     record_pages,

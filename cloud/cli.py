@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cloud import config, verbs, webhook_verbs
+from cloud import config, people_verbs, verbs, webhook_verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
 from cloud.flows import identity, subscriptions
@@ -49,7 +49,9 @@ async def _with_db(settings: Settings, work: Callable[[Database], Awaitable[str]
         # A mistyped --data makes a token that no running service knows.
         print(f"pisync-cloud: there is no database at {url} yet, a new one is made", file=sys.stderr)
     async with store.opened(url) as db:
-        print(await work(db))
+        told = await work(db)
+    if told:
+        print(told)
 
 
 async def _serve(settings: Settings, _args: argparse.Namespace) -> None:
@@ -114,6 +116,13 @@ def _verb(work: Callable[[Database, Settings, argparse.Namespace], Awaitable[Non
     return command
 
 
+def _making(work: Callable[[Database, argparse.Namespace], Awaitable[str]]) -> Command:
+    async def command(settings: Settings, args: argparse.Namespace) -> None:
+        await _with_db(settings, lambda db: work(db, args))
+
+    return command
+
+
 def _whole(text: str) -> int:
     value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
     if not 0 <= value <= COUNT_MAX:
@@ -159,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     _key_parser(commands, common, listing)
     _audit_flags(verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing))
     _way_out(verb)
+    people_verbs.parser(commands, (common, listing), _verb, _making)
     webhook_verbs.parser(commands, (common, listing), _verb, _whole)
     return parser
 

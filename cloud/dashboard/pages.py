@@ -1,10 +1,10 @@
-"""The operator's pages: devices, one device, sign in and out."""
+"""The operator's pages: devices, one device."""
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from cloud.api import access, params
+from cloud.api import params
 from cloud.dashboard import frame, reading
 from cloud.dashboard.frame import page
 from cloud.services import SERVICES
@@ -30,26 +30,8 @@ async def get_device(request: web.Request) -> web.StreamResponse:
     return frame.render(request, "device.html", context)
 
 
-async def get_login(request: web.Request) -> web.Response:
-    """200: the form."""
-    target = frame.local(request.query.get("next", "/"))
-    return frame.render(request, "login.html", {"next": target, "refused": False})
-
-
-async def post_logout(request: web.Request) -> web.Response:
-    """303: the session is ended here and in the browser."""
-    cookie = request.cookies.get(access.SESSION_COOKIE)
-    if cookie:
-        await request.app[SERVICES].identity.end_session(cookie)
-    response = web.Response(status=303, headers={hdrs.LOCATION: "/login", **frame.HEADERS})
-    response.del_cookie(access.SESSION_COOKIE, path="/")
-    return response
-
-
 def setup(app: web.Application) -> None:
     """Adds the pages."""
     frame.setup(app)
     app.router.add_get("/", get_devices)
     app.router.add_get("/devices/{device_id}", get_device)
-    app.router.add_get("/login", get_login)
-    app.router.add_post("/logout", post_logout)

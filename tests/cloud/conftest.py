@@ -20,14 +20,19 @@ import asyncpg
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from argon2 import PasswordHasher
 
 from cloud.app import build_app
 from cloud.config import Settings
-from cloud.flows import identity
+from cloud.flows import identity, operators
 from cloud.main import runner_options
+from cloud.rules.access import Grant
 from cloud.services import Services, open_services, wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
+
+# What the library takes for a password is right for people and slow for hundreds of tests.
+operators.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +107,22 @@ class Cloud:
         """The headers of a new key."""
         secret = await identity.create_key(self.services.db, f"k-{secrets.token_hex(4)}", role, wall_ms())
         return {"Authorization": f"Bearer {secret}"}
+
+    async def operator(self, role: Any = "viewer", group: str | None = None) -> tuple[str, str]:
+        """Name and password of a new operator."""
+        name, password = f"op-{secrets.token_hex(4)}", operators.new_password()
+        grants = [Grant(role=role, group=group)]
+        await operators.add(self.services.db, name, password, grants, now_ms=wall_ms())
+        return name, password
+
+    async def signed_in(self, role: Any = "viewer", group: str | None = None) -> aiohttp.ClientSession:
+        """A browser's session of a new operator; to be closed by the caller."""
+        name, password = await self.operator(role, group)
+        session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
+        form = {"name": name, "password": password}
+        async with session.post(f"{self.url}/login", data=form, allow_redirects=False) as answer:
+            assert answer.status == 303, await answer.text()
+        return session
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         """Status and JSON (or None) of one request."""
