@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -25,13 +25,17 @@ from cloud.api.params import Page
 from cloud.dashboard.frame import Fields, FormHandler, first
 from cloud.rules.access import Principal
 from pisyncd.core import problems, wire
+from pisyncd.core.errors import PermanentError
 from pisyncd.core.problems import Refusal
+
+Text = TypeVar("Text", bound=str)
 
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 _LOCAL = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _APART = re.compile(r"[,\n\r]+")
 _OF_ITS_OWN = frozenset({401, 403, 404})
+_STATUS = {"not-there": 404, "already-there": 409, "last-admin": 409}
 LIST_MAX = 200
 
 
@@ -80,14 +84,20 @@ def beside(show: Show, form: str) -> Callable[[FormHandler], FormHandler]:
         async def taken(request: web.Request, fields: Fields) -> str | web.StreamResponse:
             try:
                 return await handler(request, fields)
-            except Refusal as refusal:
+            except (Refusal, PermanentError) as error:
+                refusal = error if isinstance(error, Refusal) else as_refusal(error)
                 if refusal.status in _OF_ITS_OWN:
-                    raise
+                    raise refusal from None
                 return await show(request, Tried(form=form, fields=fields, refusal=refusal))
 
         return taken
 
     return wrap
+
+
+def as_refusal(error: PermanentError) -> Refusal:
+    """What the flows that the command line calls as well do not do."""
+    return Refusal(_STATUS.get(error.code, 422), error.code, error.detail, hint=error.hint)
 
 
 def who(request: web.Request) -> Principal:
@@ -107,12 +117,13 @@ def whole(fields: Fields, name: str, *, least: int, most: int, default: int | No
     return value
 
 
-def choice(fields: Fields, name: str, allowed: Sequence[str]) -> str:
+def choice(fields: Fields, name: str, allowed: Sequence[Text]) -> Text:
     """One of `allowed`. Raises Refusal 422."""
     text = first(fields, name)
-    if text not in allowed:
-        raise problems.invalid(f"/{name}", "enum", f"{name.replace('_', ' ')}: one of {', '.join(allowed)}")
-    return text
+    for each in allowed:
+        if each == text:
+            return each
+    raise problems.invalid(f"/{name}", "enum", f"{name.replace('_', ' ')}: one of {', '.join(filter(None, allowed))}")
 
 
 def moment(fields: Fields, name: str) -> int | None:

@@ -15,13 +15,13 @@ from conftest import Cloud, StartCloud
 from hypothesis import given
 from hypothesis import strategies as st
 from page_helpers import Checker, Form, Person, person
-from record_helpers import Device, subscribe
+from record_helpers import Device, sql, subscribe
 from webhook_rig import Receiver, receiving
 
 from cloud.dashboard import record_pages
 from cloud.flows import audit, conflicts, endpoints
 from cloud.flows.endpoints import Actor
-from cloud.rules import access as rules
+from cloud.rules import access
 from cloud.services import wall_ms
 from cloud.store.db import Row
 from pisyncd.core.record import TypeRule
@@ -51,6 +51,13 @@ async def told(cloud: Cloud, action: str) -> list[Row]:
 async def whole_audit(cloud: Cloud) -> str:
     async with cloud.services.db.reading() as tx:
         return "\n".join(str(dict(row)) for row in await audit.entries(tx, limit=500))
+
+
+async def group(cloud: Cloud, name: str, kind: str = "group") -> None:
+    """A group to name."""
+    now = wall_ms()
+    values = f"('{name}', '{kind}', NULL, NULL, NULL, '', {now}, {now})"
+    await sql(cloud, f"INSERT INTO device_group VALUES {values}", write=True)
 
 
 # Conflicts
@@ -267,12 +274,84 @@ def test_no_cell_of_a_download_is_a_formula(rows: list[list[str]]) -> None:
     assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) for row in back for cell in row)
 
 
+# People and keys
+
+
+async def test_a_person_is_let_in_changed_shut_out_and_removed(cloud: Cloud, sign_in: SignIn) -> None:
+    await group(cloud, "north")
+    admin = await sign_in(cloud)
+    page = await admin.get("/people")
+    refused = await admin.shown(page.form("/people"), 422, name="amina", everywhere="viewer", password="short")
+    assert refused.form("/people").fields["name"] == ["amina"]
+    assert refused.form("/people").fields["everywhere"] == ["viewer"]
+    assert "short" not in str(refused.form("/people").fields)
+    assert "nothing would be granted" in (await admin.shown(page.form("/people"), 422, name="amina")).text
+    made = await admin.shown(page.form("/people"), name="amina", groups_operator="north")
+    password = only_secret(made)
+    again = await admin.shown(page.form("/people"), 409, name="amina", everywhere="viewer")
+    assert again.secrets == []
+    page = await admin.get("/people/amina")
+    assert "operator of north" in page.text
+    assert password not in page.text
+    assert (
+        await admin.send(page.form("/people/amina/grants"), everywhere="viewer") == "/people/amina?done=person-changed"
+    )
+    assert "viewer everywhere" in (await admin.get("/people")).text
+    await admin.shown(page.form("/people/amina/grants"), 422, everywhere="viewer", groups_admin="nowhere")
+    second = only_secret(await admin.shown(page.form("/people/amina/password")))
+    own = "four plain words here"
+    assert await admin.send(page.form("/people/amina/password"), password=own)
+    assert await admin.send(page.form("/people/amina/state"))
+    page = await admin.get("/people/amina")
+    assert await admin.send(page.form("/people/amina/state", state="enabled"))
+    assert await admin.send(page.form("/people/amina/remove")) == "/people?done=person-removed"
+    await admin.get("/people/amina", 404)
+    said = await whole_audit(cloud)
+    for secret in (password, second, own):
+        assert secret not in said
+    actions = {row["action"] for row in await told(cloud, "operator.*")}
+    assert actions == {f"operator.{each}" for each in ("added", "granted", "disabled", "enabled", "removed")}
+    assert await told(cloud, "password.changed")
+
+
+async def test_the_last_administrator_cannot_shut_everybody_out(cloud_lite: Cloud, sign_in: SignIn) -> None:
+    admin = await sign_in(cloud_lite)
+    page = await admin.get(f"/people/{admin.name}")
+    for action in ("state", "remove"):
+        refused = await admin.shown(page.form(f"/people/{admin.name}/{action}"), 409)
+        assert "last administrator" in refused.text
+    refused = await admin.shown(page.form(f"/people/{admin.name}/grants"), 409, everywhere="viewer")
+    assert "last administrator" in refused.text
+
+
+async def test_a_key_is_made_narrow_and_ends(cloud: Cloud, sign_in: SignIn) -> None:
+    await group(cloud, "north")
+    admin = await sign_in(cloud)
+    page = await admin.get("/people")
+    refused = await admin.shown(page.form("/people/keys"), 422, name="reports", days="0")
+    assert "1 to 3650" in refused.text
+    scope = access.SCOPES[0]
+    made = await admin.shown(page.form("/people/keys"), name="reports", days="7", groups="north", scopes=[scope])
+    secret = only_secret(made)
+    principal = await cloud.services.identity.who(secret)
+    assert principal is not None
+    assert principal.grants == (access.Grant(role="viewer", group="north"),)
+    assert principal.scopes == {scope}
+    page = await admin.get("/people")
+    assert secret not in page.text
+    assert "devices of north" in page.text
+    assert await admin.send(page.form("/people/keys/revoke", name="reports")) == "/people?done=key-revoked"
+    assert secret not in await whole_audit(cloud)
+    assert {row["action"] for row in await told(cloud, "key.*")} == {"key.created", "key.revoked"}
+
+
 # Everything
 
 
 PAGES: dict[str, tuple[str, bool]] = {
     "/conflicts": ("viewer", False),
     "/exports": ("viewer", False),
+    "/people": ("admin", False),
     "/webhooks": ("admin", False),
     "/audit": ("admin", False),
     "/audit.csv": ("admin", False),
@@ -283,7 +362,7 @@ PAGES: dict[str, tuple[str, bool]] = {
 async def test_a_page_is_for_its_role(cloud_lite: Cloud, sign_in: SignIn, path: str) -> None:
     needed, grouped = PAGES[path]
     for role in ("viewer", "operator", "admin"):
-        may = rules.covers(role, needed)  # type: ignore[arg-type]
+        may = access.covers(role, needed)  # type: ignore[arg-type]
         for group in (None, "north"):
             one = await sign_in(cloud_lite, role, group)
             status = 200 if may and (grouped or group is None) else 403
