@@ -23,6 +23,7 @@ from cloud.api import (
     probe,
     records,
     sessions,
+    standing,
     subscriptions,
     sync,
     sync_events,
@@ -30,12 +31,13 @@ from cloud.api import (
     uploads,
     webhooks,
 )
-from cloud.dashboard import conflict_pages, pages, record_pages, signin, webhook_pages
+from cloud.dashboard import conflict_pages, pages, people_pages, record_pages, signin, webhook_pages
 from cloud.services import SERVICES, Services
 
 _PARTS: tuple[Any, ...] = (
     sync_events,
     devices,
+    standing,
     subscriptions,
     changes,
     records,
@@ -60,6 +62,7 @@ _PARTS: tuple[Any, ...] = (
     conflict_pages,
     webhook_pages,
     record_pages,
+    people_pages,
 )
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, identity, inbound, queue, record_types, users
+from cloud.flows import deliveries, identity, inbound, queue, record_types, standing, users
 from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
@@ -24,6 +24,7 @@ from cloud.flows.rates import Limits, Rates
 from cloud.flows.records import Records
 from cloud.flows.retention import Retention
 from cloud.flows.sessions import Sessions
+from cloud.flows.standing import Assessing
 from cloud.flows.terms import Policy
 from cloud.flows.uploads import Uploads
 from cloud.flows.users import Users
@@ -31,10 +32,12 @@ from cloud.flows.waiting import Waiting
 from cloud.rules import proxies, targets
 from cloud.rules.alerts import Thresholds
 from cloud.rules.proxies import Network
+from cloud.rules.standing import Terms
 from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
 from cloud.workers import exporter as exporting
+from cloud.workers.assessor import Assessor
 from cloud.workers.dispatcher import Dispatcher
 from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
@@ -74,6 +77,7 @@ class Services:
     review: Review
     figures: Figures
     watch: Watch
+    assessor: Assessor
     janitor: Janitor
     pacing: wire.Pacing
     schema_version: int
@@ -121,6 +125,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(clock.running())
         dispatcher = _dispatcher(settings, db, poster, figures)
         await stack.enter_async_context(dispatcher.running())
+        assessor = _assessor(settings, db)
+        await stack.enter_async_context(assessor.running())
+        ingest.heard = assessor.wake
         records.changed = lambda: _moved(feed, dispatcher)
         rates = open_rates(settings)
         figures.watch_queue(ingest.waiting)
@@ -149,10 +156,21 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             review=Review(db, records, wall_ms),
             figures=figures,
             watch=watch,
+            assessor=assessor,
             janitor=janitor,
             pacing=_pacing(settings),
             schema_version=version,
         )
+
+
+def _assessor(settings: Settings, db: Database) -> Assessor:
+    terms = Terms(
+        quiet_after_ms=settings.quiet_after_s * 1000,
+        improbable=settings.overdue_percent / 100,
+        recovering_above=settings.recovering_above,
+    )
+    known = standing.load_calendars(settings.calendar_file, settings.timezone)
+    return Assessor(Assessing(db, wall_ms, terms, known))
 
 
 def _inbound(settings: Settings, db: Database, records: Records) -> Inbound:
@@ -175,6 +193,8 @@ def _pacing(settings: Settings) -> wire.Pacing:
 def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor = Janitor(wall_ms)
     janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
+    keep_ms = settings.transition_keep_days * 86_400_000
+    janitor.add("transitions", lambda: standing.drop_old_transitions(db, wall_ms() - keep_ms))
     janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
     keeper = Housekeeping(db, uploads, wall_ms)
     for name, job in (("recover", keeper.recover), ("expire", keeper.expire), ("sweep", keeper.sweep)):

@@ -107,6 +107,13 @@ async def require(
         return _device_passes(principal, device)
     if principal.kind == "user":
         return _user_passes(principal, user)
+    if not rules.in_scope(principal, request.path):
+        raise Refusal(
+            403,
+            "scope-missing",
+            f"the key {principal.name} is for {', '.join(sorted(principal.scopes))} only",
+            hint=f"it takes the scope {rules.scope_of(request.path)}",
+        )
     return _role_passes(principal, role, grouped)
 
 

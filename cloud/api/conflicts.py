@@ -127,7 +127,7 @@ async def post_resolve(request: web.Request) -> web.Response:
     principal = await access.require(request, role="operator")
     choice = _choice(await payload.read(request))
     review = request.app[SERVICES].review
-    found = await review.resolve(request.match_info["conflict_id"], choice, actor=f"key:{principal.name}")
+    found = await review.resolve(request.match_info["conflict_id"], choice, actor=principal.actor)
     return answers.ok(request, _detail(found))
 
 

@@ -86,7 +86,7 @@ async def post_exports(request: web.Request) -> web.Response:
     services.exporter.ask()
     async with services.db.transaction() as tx:
         await audit.record(
-            tx, now_ms=wall_ms(), actor=f"key:{principal.name}", action=audit.EXPORT_STARTED, target="", detail={}
+            tx, now_ms=wall_ms(), actor=principal.actor, action=audit.EXPORT_STARTED, target="", detail={}
         )
     return answers.ok(request, await _exports(services), status=202)
 

@@ -14,6 +14,7 @@ from cloud.api.inbound_operations import INBOUND
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.probe import Probe, Received
 from cloud.api.record_operations import RECORDS
+from cloud.api.standing_operations import STANDING
 from cloud.api.webhook_operations import WEBHOOKS
 from cloud.rules import intake, tus
 from pisyncd.core import envelope, session, track, wire
@@ -493,6 +494,7 @@ AUDIT = (
 OPERATIONS: tuple[Operation, ...] = (
     *SYNC,
     *DEVICES,
+    *STANDING,
     *TELEMETRY,
     *SESSIONS,
     *FILES,

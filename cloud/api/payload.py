@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
+import msgspec
 from aiohttp import hdrs, web
 
 from cloud.services import SERVICES
-from pisyncd.core import encodings
+from pisyncd.core import encodings, problems
 from pisyncd.core.problems import Refusal
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+async def read_as(request: web.Request, kind: type[T]) -> T:
+    """The body as `kind`; an empty one says nothing. Raises Refusal 400, 408, 413, 415, 422."""
+    content = await read(request) or b"{}"
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.unreadable(content, kind, error) from None
 
 
 async def read(request: web.Request) -> bytes:

@@ -117,7 +117,7 @@ async def _writing(request: web.Request) -> Author:
     request[keys.RATES] = await services.rates.items(principal, 1)
     if principal.kind == "device":
         return device_author(principal.dk, principal.device_id)
-    return Author(f"key:{principal.name}")
+    return Author(principal.actor)
 
 
 def _reader(principal: Principal) -> Reader | None:

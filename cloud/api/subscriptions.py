@@ -58,7 +58,7 @@ async def put_subscriptions(request: web.Request) -> web.Response:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problems.unreadable(content, SubscriptionsIn, error) from None
     scopes = subscriptions.checked({"site": wanted.site, "group": wanted.group, "user": wanted.user})
-    found = await subscriptions.replace(services.db, device_id, scopes, actor=f"key:{principal.name}", now_ms=wall_ms())
+    found = await subscriptions.replace(services.db, device_id, scopes, actor=principal.actor, now_ms=wall_ms())
     services.feed.moved()
     return answers.ok(request, SubscriptionsOut(device_id=device_id, **subscriptions.by_kind(found)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from aiohttp import web
@@ -22,8 +22,6 @@ Url = Annotated[str, Meta(min_length=1, max_length=targets.URL_MAX)]
 Description = Annotated[str, Meta(max_length=500)]
 Filters = Annotated[list[Annotated[str, Meta(min_length=1, max_length=80)]], Meta(min_length=1, max_length=50)]
 KEEP_HOURS_MAX = 24 * 30
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 
 class WebhookIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -125,17 +123,9 @@ class TestOut(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
 
 
-async def _body(request: web.Request, kind: type[T]) -> T:
-    content = await payload.read(request) or b"{}"
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise problems.unreadable(content, kind, error) from None
-
-
 async def _actor(request: web.Request) -> Actor:
     principal = await access.require(request, role="admin")
-    return Actor(name=f"key:{principal.name}", now_ms=wall_ms())
+    return Actor(name=principal.actor, now_ms=wall_ms())
 
 
 def fields(endpoint: Endpoint) -> dict[str, Any]:
@@ -174,7 +164,7 @@ async def post_webhook(request: web.Request) -> web.Response:
     """201 with the endpoint and its secret. Raises Refusal 400, 401, 403, 408, 409, 413, 422."""
     actor = await _actor(request)
     services = request.app[SERVICES]
-    wanted = await _body(request, WebhookIn)
+    wanted = await payload.read_as(request, WebhookIn)
     made = await endpoints.create(
         services.db,
         services.poster,
@@ -198,7 +188,7 @@ async def patch_webhook(request: web.Request) -> web.Response:
     """200 with the endpoint as it is now. Raises Refusal 400, 401, 403, 404, 408, 413, 422."""
     actor = await _actor(request)
     services = request.app[SERVICES]
-    body = await _body(request, WebhookChange)
+    body = await payload.read_as(request, WebhookChange)
     wanted = Change(url=body.url, description=body.description, event_types=body.event_types, state=body.state)
     changed = await endpoints.change(services.db, services.poster, actor, request.match_info["webhook_id"], wanted)
     services.dispatcher.wake()
@@ -215,7 +205,7 @@ async def delete_webhook(request: web.Request) -> web.Response:
 async def post_rotate(request: web.Request) -> web.Response:
     """200 with the endpoint and its new secret. Raises Refusal 400, 401, 403, 404, 408, 413, 422."""
     actor = await _actor(request)
-    wanted = await _body(request, RotateIn)
+    wanted = await payload.read_as(request, RotateIn)
     db = request.app[SERVICES].db
     made = await endpoints.rotate(db, actor, request.match_info["webhook_id"], wanted.keep_old_hours)
     return answers.ok(request, WebhookSecret(**fields(made), secret=made.secret))
@@ -225,7 +215,7 @@ async def post_replay(request: web.Request) -> web.Response:
     """202: they are delivered once more. Raises Refusal 400, 401, 403, 404, 408, 409, 413, 422."""
     actor = await _actor(request)
     services = request.app[SERVICES]
-    wanted = await _body(request, ReplayIn)
+    wanted = await payload.read_as(request, ReplayIn)
     endpoint_id = request.match_info["webhook_id"]
     if (wanted.delivery_id is None) == (wanted.since is None):
         raise problems.invalid("/since", "required", "either delivery_id or since (and until) is needed")

@@ -7,12 +7,12 @@ import hashlib
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from cloud.flows import announcing, audit
+from cloud.flows import announcing, audit, standing
 from cloud.rules import access
 from cloud.rules.access import Grant, Principal, Role
 from cloud.store.db import Database, DuplicateRow, Row, Tx
@@ -193,6 +193,7 @@ async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audi
                 dk = row["dk"]
                 await tx.run("restore_device", dk=dk)
                 await tx.run("mark_device_state", dk=dk, shut_out=0)
+                await standing.restore(tx, dk, now_ms)
             before = None if row is None else _device(device_id, revoked=True)
             await _tell(
                 tx,
@@ -227,28 +228,71 @@ async def revoke(db: Database, device_id: str, now_ms: int, *, actor: str = audi
         await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms)
         await tx.run("revoke_device", dk=dk, now_ms=now_ms)
         await tx.run("mark_device_state", dk=dk, shut_out=1)
+        await standing.retire(tx, dk, "revoked", now_ms)
         before, after = _device(device_id, revoked=False), _device(device_id, revoked=True)
         await _tell(tx, now_ms, actor, audit.DEVICE_REVOKED, device_id, before=before, after=after)
         await announcing.announce(tx, [announcing.of_device("device.revoked", device_id)], now_ms)
         await tx.run("identity_changed")
 
 
-async def create_key(db: Database, name: str, role: Role, now_ms: int, *, actor: str = audit.SYSTEM) -> str:
-    """A new API key. Raises AlreadyThere."""
+async def create_key(
+    db: Database,
+    name: str,
+    role: Role,
+    now_ms: int,
+    *,
+    groups: Sequence[str] = (),
+    scopes: Sequence[str] = (),
+    expires_at_ms: int | None = None,
+    actor: str = audit.SYSTEM,
+) -> str:
+    """A new API key, for everything or for some groups and parts of the API. Raises AlreadyThere, PermanentError."""
     if not access.is_name(name):
         raise PermanentError(
             f"{name!r} cannot name a key", code="name-invalid", hint="1-64 of A-Z a-z 0-9 space . _ @ -"
         )
+    _check_scopes(scopes)
     secret = new_secret(role)
+    limits: dict[str, Any] = {"groups": sorted(set(groups)), "scopes": sorted(set(scopes)), "expires_at_ms": expires_at_ms}
     try:
         async with db.transaction() as tx:
-            await tx.run("add_key", key_hash=wire.token_hash(secret), name=name, role=role, now_ms=now_ms)
-            await _tell(tx, now_ms, actor, audit.KEY_CREATED, name, after=_key(name, role), role=role)
+            await check_groups(tx, groups)
+            await tx.run(
+                "add_key",
+                key_hash=wire.token_hash(secret),
+                name=name,
+                role=role,
+                now_ms=now_ms,
+                groups=msgspec.json.encode(limits["groups"]).decode(),
+                scopes=msgspec.json.encode(limits["scopes"]).decode(),
+                expires_at_ms=expires_at_ms,
+            )
+            after = _key(name, role) | {key: value for key, value in limits.items() if value}
+            await _tell(tx, now_ms, actor, audit.KEY_CREATED, name, after=after, role=role, **limits)
     except DuplicateRow:
         raise AlreadyThere(
             f"a key named {name} exists already", hint=f"`pisync-cloud key revoke {name}` ends it, or take another name"
         ) from None
     return secret
+
+
+async def check_groups(tx: Tx, groups: Iterable[str]) -> None:
+    """Raises PermanentError for a group that is not there."""
+    unknown = set(groups) - {row["name"] for row in await tx.all("known_groups")}
+    if unknown:
+        raise PermanentError(
+            f"there is no group {', '.join(sorted(unknown))}",
+            code="group-unknown",
+            hint="`pisync-cloud group add NAME` makes one",
+        )
+
+
+def _check_scopes(scopes: Sequence[str]) -> None:
+    unknown = sorted(set(scopes) - set(access.SCOPES))
+    if unknown:
+        raise PermanentError(
+            f"there is no scope {', '.join(unknown)}", code="scope-unknown", hint=f"scopes: {', '.join(access.SCOPES)}"
+        )
 
 
 async def revoke_key(db: Database, name: str, now_ms: int, *, actor: str = audit.SYSTEM) -> None:

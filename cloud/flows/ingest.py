@@ -71,6 +71,8 @@ class Ingest:
         self._writing: dict[int, list[_Waiting]] = {}
         self._more = asyncio.Event()
         self._closed = False
+        #: Called after a commit with reports of devices.
+        self.heard: Callable[[], None] = lambda: None
         # PostgreSQL only: a second group runs its statements while the first one waits for the disk.
         self._writers = 2 if db.dialect == "postgres" else 1
 
@@ -159,6 +161,7 @@ class Ingest:
             for waiting, result in zip(group, taken, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(result)
+            self.heard()
             outcomes = [result.outcomes for result in taken]
             self._figures.inserted([each.since_s for each in group], begun_s, time.monotonic(), outcomes)
 

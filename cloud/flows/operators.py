@@ -17,7 +17,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from cloud.flows import audit
-from cloud.flows.identity import AlreadyThere, NotThere
+from cloud.flows.identity import AlreadyThere, NotThere, check_groups
 from cloud.rules import access, passwords
 from cloud.rules.access import Grant
 from cloud.store.db import Database, DuplicateRow, Row, Tx
@@ -189,14 +189,7 @@ def _check(password: str, name: str) -> None:
 
 
 async def _known(tx: Tx, grants: Sequence[Grant]) -> None:
-    groups = {each.group for each in grants if each.group is not None}
-    unknown = groups - {row["name"] for row in await tx.all("known_groups")}
-    if unknown:
-        raise PermanentError(
-            f"there is no group {', '.join(sorted(unknown))}",
-            code="group-unknown",
-            hint="`pisync-cloud group add NAME` makes one",
-        )
+    await check_groups(tx, [each.group for each in grants if each.group is not None])
 
 
 async def _somebody_stays(tx: Tx, leaving: Person) -> None:

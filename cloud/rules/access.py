@@ -17,6 +17,23 @@ import msgspec
 Role = Literal["viewer", "operator", "admin"]
 
 ROLES: tuple[Role, ...] = ("viewer", "operator", "admin")
+#: Parts of the API that a key can be narrowed to, by the first word after /api/ or /v1/.
+_WORDS: dict[str, tuple[str, ...]] = {
+    "devices": ("devices", "device", "overview", "faults", "groups", "tags", "me"),
+    "sync": ("sync-event", "sync"),
+    "files": ("files",),
+    "telemetry": ("telemetry", "sessions"),
+    "records": ("records", "changes", "conflicts"),
+    "webhooks": ("webhooks",),
+    "exports": ("exports",),
+    "audit": ("audit",),
+    "notifications": ("notifications", "rules", "channels", "silences", "incidents", "notices", "alerts"),
+    "enrolment": ("enroll", "enrolments", "enroll-codes", "fleet-keys"),
+    "people": ("operators", "keys"),
+    "service": ("health", "probe", "metrics"),
+}
+SCOPES: tuple[str, ...] = tuple(_WORDS)
+_SCOPE_OF = {word: scope for scope, words in _WORDS.items() for word in words}
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9 ._@-]{0,63}$"
 
@@ -83,6 +100,19 @@ def reach(principal: Principal, needed: Role) -> frozenset[str] | None:
 def within(groups: frozenset[str] | None, of_device: Collection[str]) -> bool:
     """Whether a device of these groups is in reach (see `reach`)."""
     return groups is None or not groups.isdisjoint(of_device)
+
+
+def scope_of(path: str) -> str | None:
+    """The part of the API that a path belongs to; None for what is no API: '/api/devices/pi-1' -> 'devices'."""
+    words = path.split("/", 3)
+    if len(words) < 3 or words[1] not in ("api", "v1"):
+        return "service" if path == "/metrics" else None
+    return _SCOPE_OF.get(words[2])
+
+
+def in_scope(principal: Principal, path: str) -> bool:
+    """Whether a key may be used for this path at all."""
+    return not principal.scopes or scope_of(path) in principal.scopes
 
 
 def reaches(principal: Principal, named: str | None, *, owner: str, dk: int) -> bool:

@@ -56,10 +56,11 @@ UPDATE device_token SET expires_at_ms = :ends_at_ms
 WHERE dk = :dk AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
 
 -- name: add_key
-INSERT INTO api_key (key_hash, name, role, created_at_ms) VALUES (:key_hash, :name, :role, :now_ms)
+INSERT INTO api_key (key_hash, name, role, created_at_ms, groups, scopes, expires_at_ms)
+VALUES (:key_hash, :name, :role, :now_ms, :groups, :scopes, :expires_at_ms)
 
 -- name: keys
-SELECT name, role, created_at_ms, revoked_at_ms FROM api_key ORDER BY created_at_ms, name
+SELECT name, role, created_at_ms, revoked_at_ms, groups, scopes, expires_at_ms FROM api_key ORDER BY created_at_ms, name
 
 -- name: role_of_key
 SELECT role FROM api_key WHERE name = :name AND revoked_at_ms IS NULL
