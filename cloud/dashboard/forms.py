@@ -24,6 +24,7 @@ from cloud.api import keys, params
 from cloud.api.params import Page
 from cloud.dashboard.frame import Fields, FormHandler, first
 from cloud.rules.access import Principal
+from cloud.store.db import Tx
 from pisyncd.core import problems, wire
 from pisyncd.core.errors import PermanentError
 from pisyncd.core.problems import Refusal
@@ -106,6 +107,11 @@ def who(request: web.Request) -> Principal:
     return principal
 
 
+async def group_names(tx: Tx) -> list[str]:
+    """Of all groups, sites and regions, for suggestions."""
+    return sorted(row["name"] for row in await tx.all("known_groups"))
+
+
 def whole(fields: Fields, name: str, *, least: int, most: int, default: int | None = None) -> int | None:
     """A whole number; the default for an empty field. Raises Refusal 422."""
     text = first(fields, name)
@@ -163,6 +169,15 @@ def text_of(request: web.Request, name: str, most: int = 300) -> str | None:
 def visible(text: str) -> str:
     """Controls, and what turns the direction of writing, are shown, never made; line breaks stay."""
     return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text)
+
+
+def lasting(seconds: int) -> str:
+    """5400 -> '1 h 30 min', 90 -> '90 s'."""
+    if seconds % 60:
+        return f"{seconds} s"
+    days, minutes = divmod(seconds // 60, 1440)
+    parts = ((days, "d"), (minutes // 60, "h"), (minutes % 60, "min"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
 
 
 def shown_json(value: Any) -> str:

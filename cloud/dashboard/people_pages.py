@@ -14,7 +14,6 @@ from cloud.dashboard.frame import Fields, first, form, page
 from cloud.flows import identity, operators
 from cloud.rules.access import ROLES, SCOPES, Grant
 from cloud.services import SERVICES, wall_ms
-from cloud.store.db import Tx
 from pisyncd.core import problems
 
 DAY_MS = 86_400_000
@@ -26,7 +25,7 @@ async def show_all(request: web.Request, tried: Tried) -> web.StreamResponse:
     now_ms = wall_ms()
     async with request.app[SERVICES].db.reading() as tx:
         people, found = await operators.people(tx), await tx.all("keys")
-        names = await _group_names(tx)
+        names = await forms.group_names(tx)
     context = {
         "people": people,
         "keys": [_key(dict(row), now_ms) for row in found],
@@ -42,10 +41,6 @@ def _key(row: dict[str, Any], now_ms: int) -> dict[str, Any]:
     ended = row["revoked_at_ms"] is not None or (row["expires_at_ms"] or now_ms + 1) <= now_ms
     lists = {name: msgspec.json.decode(row[name], type=list[str]) for name in ("scopes", "groups")}
     return {**row, **lists, "ended": ended}
-
-
-async def _group_names(tx: Tx) -> list[str]:
-    return sorted(row["name"] for row in await tx.all("known_groups"))
 
 
 @page(role="admin")
@@ -96,7 +91,7 @@ async def show(request: web.Request, tried: Tried) -> web.StreamResponse:
     name = request.match_info["name"]
     async with request.app[SERVICES].db.reading() as tx:
         found = next((each for each in await operators.people(tx) if each.name == name), None)
-        names = await _group_names(tx)
+        names = await forms.group_names(tx)
     if found is None:
         raise problems.Refusal(404, "operator-unknown", f"nobody is called {name!r} here")
     context = {"person": found, "roles": ROLES, "group_names": names, "tried": tried}

@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from record_helpers import Device, sql, subscribe
 from webhook_rig import Receiver, receiving
 
 from cloud.dashboard import record_pages
-from cloud.flows import audit, conflicts, endpoints
+from cloud.flows import audit, conflicts, endpoints, identity
 from cloud.flows.endpoints import Actor
 from cloud.rules import access
 from cloud.services import wall_ms
@@ -58,6 +59,148 @@ async def group(cloud: Cloud, name: str, kind: str = "group") -> None:
     now = wall_ms()
     values = f"('{name}', '{kind}', NULL, NULL, NULL, '', {now}, {now})"
     await sql(cloud, f"INSERT INTO device_group VALUES {values}", write=True)
+
+
+# Incidents
+
+
+async def incident(cloud: Cloud, subject: str, *device_ids: str) -> int:
+    """Devices are overdue, and nobody has taken it on."""
+    now, db = wall_ms(), cloud.services.db
+    async with db.transaction() as tx:
+        number: int = await tx.value(
+            "add_incident",
+            rule="needs-a-person",
+            kind="device" if len(device_ids) == 1 else "group",
+            subject=subject,
+            cause="overdue",
+            fault="",
+            escalate_at_ms=now + 3_600_000,
+            devices=len(device_ids),
+            now_ms=now,
+        )
+        dks = [await identity.device_key(tx, each) for each in device_ids]
+        await tx.bulk("join_incident", [(number, dk, now) for dk in dks])
+    return number
+
+
+async def member(cloud: Cloud, device_id: str, name: str) -> None:
+    """A device of a group."""
+    values = f"SELECT dk, '{name}', 'group' FROM device WHERE device_id = '{device_id}'"
+    await sql(cloud, f"INSERT INTO group_member (dk, name, kind) {values}", write=True)
+
+
+async def test_an_incident_is_taken_on_with_a_note(cloud: Cloud, sign_in: SignIn) -> None:
+    await cloud.enroll("pi-1")
+    number = await incident(cloud, "pi-1", "pi-1")
+    operator = await sign_in(cloud, "operator")
+    assert f"/incidents/{number}" in (await operator.get("/incidents")).links
+    page = await operator.get(f"/incidents/{number}")
+    assert "/devices/pi-1" in page.links
+    action = f"/incidents/{number}/acknowledge"
+    refused = await operator.shown(page.form(action), 422, note="x" * 501)
+    assert refused.form(action).fields["note"] == ["x" * 501]
+    assert (
+        await operator.send(page.form(action), note="<b>Jean</b> goes there")
+        == f"/incidents/{number}?done=acknowledged"
+    )
+    page = await operator.get("/incidents?state=acknowledged")
+    assert "<b>Jean</b> goes there" in page.text
+    assert [each for each in page.posts if each.action == action] == []
+    refused = await operator.shown(Form(method="post", action=action, fields=page.posts[0].fields), 409)
+    assert operator.name in refused.text
+    (entry,) = await told(cloud, "incident.acknowledged")
+    assert entry["actor"] == f"operator:{operator.name}"
+    await operator.get("/incidents/99999", 404)
+    await operator.get("/incidents/%00", 404)
+
+
+async def test_incidents_beyond_reach_are_not_there(cloud: Cloud, sign_in: SignIn) -> None:
+    for device_id, name in (("pi-n", "north"), ("pi-s", "south")):
+        await cloud.enroll(device_id)
+        await group(cloud, name)
+        await member(cloud, device_id, name)
+    north, south = await incident(cloud, "pi-n", "pi-n"), await incident(cloud, "pi-s", "pi-s")
+    both = await incident(cloud, "both", "pi-n", "pi-s")
+    operator, viewer = await sign_in(cloud, "operator", "north"), await sign_in(cloud, "viewer", "north")
+    page = await operator.get("/incidents")
+    assert f"/incidents/{north}" in page.links
+    assert f"/incidents/{south}" not in page.links
+    await operator.get(f"/incidents/{south}", 404)
+    assert "/devices/pi-s" not in (await operator.get(f"/incidents/{both}")).links
+    fields = page.posts[0].fields
+    await operator.shown(Form(method="post", action=f"/incidents/{south}/acknowledge", fields=fields), 404)
+    assert await operator.send(page.form(f"/incidents/{north}/acknowledge")) == "/incidents?done=acknowledged"
+    page = await viewer.get("/incidents")
+    assert f"/incidents/{both}" in page.links
+    assert [each for each in page.posts if "acknowledge" in each.action] == []
+
+
+# Notifications
+
+
+async def test_a_channel_a_rule_and_a_silence_are_made_changed_and_removed(cloud: Cloud, sign_in: SignIn) -> None:
+    await group(cloud, "north")
+    admin, base = await sign_in(cloud), "/notifications"
+    address = "mailtos://user:hunter2@mail.example/?to=a@b.example"
+    page = await admin.get(f"{base}/channels")
+    refused = await admin.shown(
+        page.form(f"{base}/channels"), 422, name="duty", url=address, quiet_hours="at night", digest_at="07:00"
+    )
+    assert refused.form(f"{base}/channels").fields["digest_at"] == ["07:00"]
+    assert "hunter2" not in str(refused.form(f"{base}/channels").fields)
+    await admin.shown(page.form(f"{base}/channels"), 422, name="duty", url="exec://rm")
+    await admin.send(page.form(f"{base}/channels"), name="duty", url=address)
+    page = await admin.get(f"{base}/channels/duty")
+    assert "hunter2" not in page.text
+    await admin.send(page.form(f"{base}/channels"), quiet_hours="22:00-06:00")
+    page = await admin.get(base)
+    assert "not 22:00-06:00" in page.text
+    assert await admin.send(page.form(f"{base}/channels/test", name="duty")) == f"{base}?done=channel-tested"
+    page = await admin.get(f"{base}/rules")
+    await admin.shown(page.form(f"{base}/rules"), 422, name="failing", states=[])
+    refused = await admin.shown(page.form(f"{base}/rules"), 422, name="failing", groups="nowhere", states=["failing"])
+    assert refused.form(f"{base}/rules").fields["states"] == ["failing"]
+    await admin.send(
+        page.form(f"{base}/rules"), name="failing", states=["failing"], groups="north", channels=["duty"],
+        wait_minutes=90, faults="card-*, card-full", escalate_minutes=2880, escalate_to=["duty"],
+    )  # fmt: skip
+    page = await admin.get(base)
+    for words in ("for 1 h 30 min", "duty after 2 d", "card-*", "north"):
+        assert words in page.text
+    page = await admin.get(f"{base}/rules/failing")
+    sent = page.form(f"{base}/rules")
+    assert sent.fields["groups"] == ["north"]
+    assert sent.fields["channels"] == ["duty"]
+    in_use = await admin.shown((await admin.get(f"{base}/channels/duty")).form(f"{base}/channels/remove"), 409)
+    assert "failing" in in_use.text
+    await admin.send(page.form(f"{base}/rules/remove"))
+    await admin.send((await admin.get(f"{base}/channels/duty")).form(f"{base}/channels/remove"))
+    await admin.get(f"{base}/rules/failing", 404)
+    await admin.get(f"{base}/channels/duty", 404)
+    assert "hunter2" not in await whole_audit(cloud)
+    actions = {row["action"] for row in await told(cloud, "*")}
+    assert {"channel.put", "channel.tested", "channel.removed", "rule.put", "rule.removed"} <= actions
+
+
+async def test_an_operator_keeps_something_quiet(cloud: Cloud, sign_in: SignIn) -> None:
+    operator, viewer = await sign_in(cloud, "operator"), await sign_in(cloud, "viewer")
+    soon = (datetime.now(UTC) + timedelta(days=7)).date()
+    page = await operator.get("/notifications")
+    assert {each.action for each in page.posts} == {"/logout", "/notifications/silences"}
+    form = page.form("/notifications/silences")
+    for wrong in ({"until": ""}, {"until": "soon"}, {"until": "2020-01-01T00:00"}, {"fault": ""}, {"comment": ""}):
+        typed = {"fault": "card-<b>", "comment": "known", "until": f"{soon}T10:00", **wrong}
+        refused = await operator.shown(form, 422, **typed)
+        assert refused.form("/notifications/silences").fields["fault"] == [typed["fault"]]
+    assert await operator.send(form, fault="card-<b>", comment="known", until=f"{soon}T10:00")
+    page = await viewer.get("/notifications")
+    assert "card-<b>" in page.text
+    assert f"{soon} 10:00 UTC" in page.text
+    assert {each.action for each in page.posts} == {"/logout"}
+    page = await operator.get("/notifications")
+    await operator.send(page.form("/notifications/silences/remove"))
+    assert {row["action"] for row in await told(cloud, "silence.*")} == {"silence.added", "silence.removed"}
 
 
 # Conflicts
@@ -350,7 +493,11 @@ async def test_a_key_is_made_narrow_and_ends(cloud: Cloud, sign_in: SignIn) -> N
 
 PAGES: dict[str, tuple[str, bool]] = {
     "/conflicts": ("viewer", False),
+    "/incidents": ("viewer", True),
     "/exports": ("viewer", False),
+    "/notifications": ("viewer", False),
+    "/notifications/rules": ("admin", False),
+    "/notifications/channels": ("admin", False),
     "/people": ("admin", False),
     "/webhooks": ("admin", False),
     "/audit": ("admin", False),
