@@ -61,6 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     webhook_secret_file: str = ""
     webhook_secret_previous: str = ""
     webhook_tolerance_s: Annotated[int, Meta(ge=1, le=86_400)] = 300
+    public_url: str = ""
     timezone: str = "UTC"
     calendar_file: str = ""
     fresh_minutes: Positive = 60

@@ -12,13 +12,14 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, identity, inbound, queue, record_types, standing, users
+from cloud.flows import deliveries, identity, inbound, incidents, queue, record_types, standing, users
 from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.inbound import Inbound
+from cloud.flows.incidents import Alerting
 from cloud.flows.ingest import Ingest, drop_old_batches
 from cloud.flows.rates import Limits, Rates
 from cloud.flows.records import Records
@@ -37,10 +38,12 @@ from cloud.store import drivers
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
 from cloud.workers import exporter as exporting
+from cloud.workers.alerter import Alerter
 from cloud.workers.assessor import Assessor
 from cloud.workers.dispatcher import Dispatcher
 from cloud.workers.exporter import Exporter
 from cloud.workers.janitor import Janitor
+from cloud.workers.notifier import Notifier
 from cloud.workers.poster import Poster
 from cloud.workers.watch import Watch
 from pisyncd.core import wire
@@ -78,6 +81,8 @@ class Services:
     figures: Figures
     watch: Watch
     assessor: Assessor
+    alerter: Alerter
+    notifier: Notifier
     janitor: Janitor
     pacing: wire.Pacing
     schema_version: int
@@ -128,6 +133,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         assessor = _assessor(settings, db)
         await stack.enter_async_context(assessor.running())
         ingest.heard = assessor.wake
+        alerter, notifier = _alerter(settings, db), _notifier(settings, db, figures)
+        await stack.enter_async_context(notifier.running())
+        await stack.enter_async_context(alerter.running())
         records.changed = lambda: _moved(feed, dispatcher)
         rates = open_rates(settings)
         figures.watch_queue(ingest.waiting)
@@ -157,6 +165,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             figures=figures,
             watch=watch,
             assessor=assessor,
+            alerter=alerter,
+            notifier=notifier,
             janitor=janitor,
             pacing=_pacing(settings),
             schema_version=version,
@@ -171,6 +181,28 @@ def _assessor(settings: Settings, db: Database) -> Assessor:
     )
     known = standing.load_calendars(settings.calendar_file, settings.timezone)
     return Assessor(Assessing(db, wall_ms, terms, known))
+
+
+def _alerter(settings: Settings, db: Database) -> Alerter:
+    terms = incidents.Terms(
+        gather_ms=settings.notify_gather_s * 1000,
+        together_min=settings.notify_together_min,
+        together_percent=settings.notify_together_percent,
+        timezone=settings.timezone,
+    )
+    return Alerter(Alerting(db, wall_ms, terms), wall_ms)
+
+
+def _notifier(settings: Settings, db: Database, figures: Figures) -> Notifier:
+    sent = Counter("pisync_notices", "Messages to people by what came of them", ["outcome"], registry=figures.registry)
+    return Notifier(
+        db,
+        wall_ms,
+        timeout_s=settings.notify_timeout_s,
+        timezone=settings.timezone,
+        public_url=settings.public_url,
+        count=lambda outcome: sent.labels(outcome).inc(),
+    )
 
 
 def _inbound(settings: Settings, db: Database, records: Records) -> Inbound:
@@ -195,6 +227,7 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
     keep_ms = settings.transition_keep_days * 86_400_000
     janitor.add("transitions", lambda: standing.drop_old_transitions(db, wall_ms() - keep_ms))
+    janitor.add("incidents", lambda: incidents.forget(db, wall_ms() - keep_ms))
     janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
     keeper = Housekeeping(db, uploads, wall_ms)
     for name, job in (("recover", keeper.recover), ("expire", keeper.expire), ("sweep", keeper.sweep)):

@@ -253,7 +253,8 @@ async def create_key(
         )
     _check_scopes(scopes)
     secret = new_secret(role)
-    limits: dict[str, Any] = {"groups": sorted(set(groups)), "scopes": sorted(set(scopes)), "expires_at_ms": expires_at_ms}
+    limits: dict[str, Any] = {"groups": sorted(set(groups)), "scopes": sorted(set(scopes))}
+    limits["expires_at_ms"] = expires_at_ms
     try:
         async with db.transaction() as tx:
             await check_groups(tx, groups)
