@@ -19,7 +19,9 @@ from cloud.api import (
     files,
     health,
     inbound,
+    incidents,
     metrics,
+    notifying,
     probe,
     records,
     sessions,
@@ -31,7 +33,16 @@ from cloud.api import (
     uploads,
     webhooks,
 )
-from cloud.dashboard import conflict_pages, pages, people_pages, record_pages, signin, webhook_pages
+from cloud.dashboard import (
+    conflict_pages,
+    incident_pages,
+    notification_pages,
+    pages,
+    people_pages,
+    record_pages,
+    signin,
+    webhook_pages,
+)
 from cloud.services import SERVICES, Services
 
 _PARTS: tuple[Any, ...] = (
@@ -55,10 +66,14 @@ _PARTS: tuple[Any, ...] = (
     audit,
     webhooks,
     inbound,
+    incidents,
+    notifying,
     sync,
     docs,
     pages,
     signin,
+    incident_pages,
+    notification_pages,
     conflict_pages,
     webhook_pages,
     record_pages,

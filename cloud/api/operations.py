@@ -11,6 +11,7 @@ from cloud.api.exports import ExportsOut
 from cloud.api.feed_operations import CONFLICTS, FEED
 from cloud.api.files import FileOut
 from cloud.api.inbound_operations import INBOUND
+from cloud.api.notifying_operations import NOTIFYING
 from cloud.api.openapi import Operation, Param, Reply
 from cloud.api.probe import Probe, Received
 from cloud.api.record_operations import RECORDS
@@ -504,6 +505,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *CONFLICTS,
     *SERVICE,
     *AUDIT,
+    *NOTIFYING,
     *WEBHOOKS,
     *INBOUND,
 )

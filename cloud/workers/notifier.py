@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 INTERVAL_S = 2.0
 AT_ONCE = 4
+EXAMPLES = "mailtos://USER:PASSWORD@smtp.example.org?to=a@b.org, slack://, tgram://, pagerduty://, json://"
 
 #: Sends one message to an address: (address, title, body) -> '' or why it was not taken.
 Send = Callable[[str, str, str], str]
@@ -53,7 +54,7 @@ def shown(url: str) -> str:
     import apprise
 
     made = apprise.Apprise.instantiate(url)
-    return url.partition("://")[0] + "://..." if made is None else str(made.url(privacy=True))  # type: ignore[no-untyped-call]
+    return url.partition("://")[0] + "://..." if made is None else str(made.url(privacy=True)).partition("?")[0]  # type: ignore[no-untyped-call]
 
 
 class Notifier:

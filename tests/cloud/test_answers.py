@@ -39,6 +39,20 @@ ASKS: dict[str, tuple[str, str, Any]] = {
     "getTransitions": ("viewer", "/api/devices/pi-1/transitions", None),
     "postMute": ("operator", "/api/devices/pi-1/mute", {"for_s": 60}),
     "postUnmute": ("operator", "/api/devices/pi-1/unmute", None),
+    "putChannel": ("admin", "/api/channels/desk", {"url": "json://127.0.0.1:9/x"}),
+    "getChannels": ("admin", "/api/channels", None),
+    "postChannelTest": ("admin", "/api/channels/desk/test", None),
+    "getNotices": ("viewer", "/api/notices?channel=desk", None),
+    "deleteChannel": ("admin", "/api/channels/desk", None),
+    "putRule": ("admin", "/api/rules/r1", {"states": ["overdue"]}),
+    "getRules": ("viewer", "/api/rules", None),
+    "deleteRule": ("admin", "/api/rules/r1", None),
+    "postSilence": ("operator", "/api/silences", {"comment": "works", "for_s": 3600, "tag": "lab"}),
+    "getSilences": ("viewer", "/api/silences", None),
+    "deleteSilence": ("operator", "/api/silences/{silence}", None),
+    "getIncidents": ("viewer", "/api/incidents", None),
+    "getIncident": ("viewer", "/api/incidents/{incident}", None),
+    "postAcknowledge": ("operator", "/api/incidents/{incident}/ack", {"note": "on it"}),
     "getRepeatedFailures": ("viewer", "/api/devices/repeated-failures?threshold=0", None),
     "getNotifications": ("viewer", "/api/notifications", None),
     "postTrack": ("device", "/api/telemetry/track", {"eventType": "lesson.completed", "eventData": {}}),
@@ -123,6 +137,12 @@ class There:
                 "/api/sync-event",
                 {**SYNC, "event_id": f"f{number}", "total_errors": 1, "total_files_synced": 0},
             )
+        await cloud.services.assessor.step()
+        await cloud.services.alerter.step()
+        found = await self.ok("viewer", "GET", "/api/incidents")
+        self.names["incident"] = str(found["data"][0]["id"])
+        hush = {"comment": "works", "for_s": 60, "tag": "x"}
+        self.names["silence"] = (await self.ok("operator", "POST", "/api/silences", hush))["data"]["id"]
         mine = {"itemType": "enrollment", "itemData": {"enrollmentId": "en-1", "courseId": "a"}}
         await self.ok("device", "POST", "/api/telemetry/batch", {"batchId": "r1", "items": [{**mine, "id": "r1"}]})
         await self.ok("operator", "PUT", "/api/records/enrollment/en-1", {"fields": {"courseId": "b"}})
