@@ -34,7 +34,7 @@ from cloud.rules import proxies, targets
 from cloud.rules.alerts import Thresholds
 from cloud.rules.proxies import Network
 from cloud.rules.standing import Terms
-from cloud.store import drivers
+from cloud.store import drivers, events
 from cloud.store.blobs import BlobStore
 from cloud.store.db import Database
 from cloud.workers import exporter as exporting
@@ -50,6 +50,7 @@ from pisyncd.core import wire
 from pisyncd.core.errors import ConfigError
 
 BATCH_LOG_KEEP_S = 90 * 24 * 3600
+HOURS_KEEP_MS = 400 * 86_400_000
 
 
 def wall_ms() -> int:
@@ -227,6 +228,7 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor.add("sessions", lambda: identity.drop_expired_sessions(db, wall_ms()))
     keep_ms = settings.transition_keep_days * 86_400_000
     janitor.add("transitions", lambda: standing.drop_old_transitions(db, wall_ms() - keep_ms))
+    janitor.add("hours", lambda: events.drop_old_hours(db, wall_ms() - HOURS_KEEP_MS))
     janitor.add("incidents", lambda: incidents.forget(db, wall_ms() - keep_ms))
     janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
     keeper = Housekeeping(db, uploads, wall_ms)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -99,7 +100,8 @@ class Ingest:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Works while inside; at the end what waits is still written."""
-        workers = [asyncio.create_task(self._work(), name="ingest") for _ in range(self._writers)]
+        slots = [secrets.randbits(62) + 1 for _ in range(self._writers)]
+        workers = [asyncio.create_task(self._work(slot), name="ingest") for slot in slots]
         try:
             yield
         finally:
@@ -107,7 +109,7 @@ class Ingest:
             self._more.set()
             await asyncio.gather(*workers)
 
-    async def _work(self) -> None:
+    async def _work(self, slot: int) -> None:
         while True:
             await self._more.wait()
             # Once round the loop: every request that is already readable joins this group.
@@ -119,7 +121,7 @@ class Ingest:
                 self._more.clear()
                 continue
             self._writing[id(group)] = group
-            await self._settle(group)
+            await self._settle(group, slot)
             del self._writing[id(group)]
 
     def _next_group(self) -> list[_Waiting]:
@@ -139,11 +141,11 @@ class Ingest:
             group.append(waiting)
         return group
 
-    async def _settle(self, group: list[_Waiting]) -> None:
+    async def _settle(self, group: list[_Waiting], slot: int) -> None:
         begun_s = time.monotonic()
         try:
             with tracing.span("ingest.commit", requests=len(group)):
-                taken = await self._commit(group)
+                taken = await self._commit(group, slot)
         except TransientError as error:
             self._figures.insert_failed(begun_s, time.monotonic())
             for waiting in group:
@@ -156,7 +158,7 @@ class Ingest:
                 return
             # One report that the database chokes on must not take the others of its group with it.
             for waiting in group:
-                await self._settle([waiting])
+                await self._settle([waiting], slot)
         else:
             for waiting, result in zip(group, taken, strict=True):
                 if not waiting.answer.done():
@@ -165,11 +167,11 @@ class Ingest:
             outcomes = [result.outcomes for result in taken]
             self._figures.inserted([each.since_s for each in group], begun_s, time.monotonic(), outcomes)
 
-    async def _commit(self, group: list[_Waiting]) -> list[Taken]:
+    async def _commit(self, group: list[_Waiting], slot: int) -> list[Taken]:
         with contextlib.suppress(DuplicateRow):
-            return await self._transact(group)
+            return await self._transact(group, slot)
         # Another service wrote the same id between our look and our write; now it can be seen.
-        return await self._transact(group)
+        return await self._transact(group, slot)
 
     @staticmethod
     def _batch_rows(group: list[_Waiting], outcomes: list[list[Outcome]], now_ms: int) -> list[tuple[object, ...]]:
@@ -180,7 +182,7 @@ class Ingest:
             if waiting.unit.batch_id
         ]
 
-    async def _transact(self, group: list[_Waiting]) -> list[Taken]:
+    async def _transact(self, group: list[_Waiting], slot: int) -> list[Taken]:
         units = [waiting.unit for waiting in group]
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
@@ -191,6 +193,7 @@ class Ingest:
             await dating.date(tx, units, now_ms)
             changed = await pushes.apply(tx, self._records.rules, units, outcomes, changes, now_ms)
             await events.write(tx, known, changes, {unit.dk for unit in units if unit.dk}, now_ms)
+            await events.count_hour(tx, changes.tally, slot, now_ms)
             await announcing.announce_alerts(tx, changes.alerts, now_ms)
             await learning.write(tx, changes)
             await _reconcile(tx, changes.session_changes, now_ms)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cloud.rules import rows, streaks, times
+from cloud.rules import faults, rows, streaks, times
 from cloud.rules.facts import AttemptFact, Fact, Fault, MessageFact, Place, Stamp, SyncFact, TrackFact
 from cloud.rules.streaks import State
 from pisyncd.core.envelope import Envelope
@@ -116,6 +116,17 @@ class Alert:
 
 
 @dataclass(kw_only=True, slots=True)
+class Tally:
+    """What a group adds to its hour."""
+
+    success: int = 0
+    partial: int = 0
+    failed: int = 0
+    files: int = 0
+    bytes: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
 class Changes:
     """The rows to write, as tuples in the order of the statements that take them."""
 
@@ -129,6 +140,14 @@ class Changes:
     marks: set[tuple[int, str]] = field(default_factory=set)
     ahead_new: list[tuple[int, str, int]] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
+    #: (device, fault) -> how many of this group's events
+    faults: dict[tuple[int, str], int] = field(default_factory=dict)
+    #: the same of those that were over again within the group
+    ended: dict[tuple[int, str], int] = field(default_factory=dict)
+    #: devices whose earlier faults are over
+    cured: set[int] = field(default_factory=set)
+    #: status -> events, and the files and bytes of all of them
+    tally: Tally = field(default_factory=Tally)
 
 
 def group(
@@ -310,6 +329,7 @@ def _record(dk: int, fact: SyncFact, known: Knowledge, changes: Changes, *, now_
     )
     known.states[dk] = state
     changes.states.add(dk)
+    _count(dk, fact, status, before, changes)
     if state.alert_opened_at_ms != before.alert_opened_at_ms:
         changes.alerts.append(_alert(before, state))
     recorded = Recorded(
@@ -333,6 +353,21 @@ def _record(dk: int, fact: SyncFact, known: Knowledge, changes: Changes, *, now_
         )
     )
     return recorded
+
+
+def _count(dk: int, fact: SyncFact, status: SyncStatus, before: State, changes: Changes) -> None:
+    """The hour's figures, and the device's faults; a device that always succeeds has none to end."""
+    tally = changes.tally
+    setattr(tally, status, getattr(tally, status) + 1)
+    tally.files += fact.files
+    tally.bytes += fact.bytes_sent or 0
+    if status != "success":
+        key = dk, faults.code_of(fact.error_code)
+        changes.faults[key] = changes.faults.get(key, 0) + 1
+    elif before.last_status not in (None, "success"):
+        changes.cured.add(dk)
+        for key in [key for key in changes.faults if key[0] == dk]:
+            changes.ended[key] = changes.ended.get(key, 0) + changes.faults.pop(key)
 
 
 def _alert(before: State, after: State) -> Alert:

@@ -99,3 +99,12 @@ WHERE s.dk = v.dk AND s.stream = v.stream AND s.seq <= v.mark
 -- name: touch_devices
 UPDATE device_state AS s SET last_seen_at_ms = v.seen
 FROM unnest($1::bigint[], $2::bigint[]) AS v (seen, dk) WHERE s.dk = v.dk
+
+-- name: end_faults
+UPDATE device_fault SET since_ms = NULL WHERE dk = ANY ($1::bigint[]) AND since_ms IS NOT NULL
+
+-- name: add_faults
+INSERT INTO device_fault AS f (dk, code, first_seen_ms, last_seen_ms, count, since_ms)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+ON CONFLICT (dk, code) DO UPDATE SET last_seen_ms = excluded.last_seen_ms, count = f.count + excluded.count,
+    since_ms = coalesce(f.since_ms, excluded.since_ms)

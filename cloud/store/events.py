@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from cloud.rules.admit import Alert, Changes, Knowledge, Recorded, Unit
+from cloud.rules.admit import Alert, Changes, Knowledge, Recorded, Tally, Unit
 from cloud.rules.facts import MessageFact, SyncFact
 from cloud.rules.streaks import State
-from cloud.store.db import Row, Tx
+from cloud.store.db import Database, Row, Tx
 
 NOTIFICATION_KIND = "consecutive-failures"
+HOUR_MS = 3_600_000
 
 
 def _state(row: Row) -> State:
@@ -75,6 +76,21 @@ async def knowledge(tx: Tx, units: Sequence[Unit]) -> Knowledge:
     return known
 
 
+async def count_hour(tx: Tx, tally: Tally, slot: int, now_ms: int) -> None:
+    """Adds a group to its hour; every writer has a slot of its own, so that none waits for another's commit."""
+    if tally.success or tally.partial or tally.failed:
+        await tx.run(
+            "add_to_hour",
+            hour_ms=now_ms - now_ms % HOUR_MS,
+            slot=slot,
+            success=tally.success,
+            partial=tally.partial,
+            failed=tally.failed,
+            files=tally.files,
+            bytes=tally.bytes,
+        )
+
+
 async def write(tx: Tx, known: Knowledge, changes: Changes, seen: Iterable[int], now_ms: int) -> None:
     """Writes the rows of a judged group."""
     await tx.bulk("add_syncs", changes.syncs)
@@ -90,6 +106,11 @@ async def write(tx: Tx, known: Knowledge, changes: Changes, seen: Iterable[int],
     await tx.bulk("drop_ahead", marks_rows)
     for alert in changes.alerts:
         await _apply(tx, alert, now_ms)
+    await tx.bulk("end_faults", [(dk,) for dk in sorted(changes.cured)])
+    await tx.bulk("add_faults", [(*key, now_ms, now_ms, count, None) for key, count in sorted(changes.ended.items())])
+    await tx.bulk(
+        "add_faults", [(*key, now_ms, now_ms, count, now_ms) for key, count in sorted(changes.faults.items())]
+    )
 
 
 def _state_row(state: State, now_ms: int) -> tuple[object, ...]:
@@ -128,3 +149,9 @@ async def _apply(tx: Tx, alert: Alert, now_ms: int) -> None:
     await tx.run(
         "close_notification", dk=alert.dk, kind=NOTIFICATION_KIND, now_ms=now_ms, streak=alert.consecutive_failures
     )
+
+
+async def drop_old_hours(db: Database, before_ms: int) -> int:
+    """Forgets the figures of hours before a time; how many."""
+    async with db.transaction() as tx:
+        return await tx.run("drop_hours", before_ms=before_ms)

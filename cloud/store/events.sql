@@ -15,3 +15,13 @@ DELETE FROM batch_log WHERE received_at_ms < :before_ms
 
 -- name: stream_marks_of
 SELECT stream, received_through FROM stream_mark WHERE dk = :dk ORDER BY stream
+
+-- name: add_to_hour
+INSERT INTO sync_hour AS h (hour_ms, slot, success, partial, failed, files, bytes)
+VALUES (:hour_ms, :slot, :success, :partial, :failed, :files, :bytes)
+ON CONFLICT (hour_ms, slot) DO UPDATE SET success = h.success + excluded.success,
+    partial = h.partial + excluded.partial, failed = h.failed + excluded.failed, files = h.files + excluded.files,
+    bytes = h.bytes + excluded.bytes
+
+-- name: drop_hours
+DELETE FROM sync_hour WHERE hour_ms < :before_ms

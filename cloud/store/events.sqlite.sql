@@ -70,3 +70,11 @@ DELETE FROM stream_ahead WHERE dk = ? AND stream = ? AND seq <= ?
 
 -- name: touch_devices
 UPDATE device_state SET last_seen_at_ms = ? WHERE dk = ?
+
+-- name: end_faults
+UPDATE device_fault SET since_ms = NULL WHERE dk = ? AND since_ms IS NOT NULL
+
+-- name: add_faults
+INSERT INTO device_fault (dk, code, first_seen_ms, last_seen_ms, count, since_ms) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (dk, code) DO UPDATE SET last_seen_ms = excluded.last_seen_ms, count = count + excluded.count,
+    since_ms = coalesce(since_ms, excluded.since_ms)

@@ -1,0 +1,9 @@
+-- name: hours
+-- Sync events per hour of receipt.
+SELECT hour_ms, sum(success) AS success, sum(partial) AS partial, sum(failed) AS failed, sum(files) AS files,
+       sum(bytes) AS bytes
+FROM sync_hour WHERE hour_ms >= :from_ms GROUP BY hour_ms ORDER BY hour_ms
+
+-- name: faults_of_device
+SELECT code, first_seen_ms, last_seen_ms, count, since_ms FROM device_fault WHERE dk = :dk
+ORDER BY since_ms IS NULL, last_seen_ms DESC
