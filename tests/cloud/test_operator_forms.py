@@ -20,7 +20,7 @@ from record_helpers import Device, sql, subscribe
 from webhook_rig import Receiver, receiving
 
 from cloud.dashboard import record_pages
-from cloud.flows import audit, conflicts, endpoints, identity
+from cloud.flows import audit, conflicts, endpoints, groups, identity
 from cloud.flows.endpoints import Actor
 from cloud.flows.incidents import Alerting, Terms
 from cloud.rules import access
@@ -209,6 +209,47 @@ async def test_an_operator_keeps_something_quiet(cloud: Cloud, sign_in: SignIn) 
     page = await operator.get("/notifications")
     await operator.send(page.form("/notifications/silences/remove"))
     assert {row["action"] for row in await told(cloud, "silence.*")} == {"silence.added", "silence.removed"}
+
+
+# Groups
+
+
+async def test_a_region_with_a_site_is_made_changed_and_removed(cloud: Cloud, sign_in: SignIn) -> None:
+    await cloud.enroll("pi-1")
+    admin = await sign_in(cloud)
+    page = await admin.get("/groups")
+    await admin.send(page.form("/groups"), name="East", kind="region")
+    refused = await admin.shown(page.form("/groups"), 422, name="Gasabo 2", parent="West", learners=120, note="<b>")
+    assert refused.form("/groups").fields["parent"] == ["West"]
+    await admin.shown(page.form("/groups"), 422, name="Gasabo 2", learners="many")
+    await admin.send(refused.form("/groups"), parent="East")
+    assert "already" in (await admin.shown(page.form("/groups"), 409, name="East")).text
+    await groups.assign(
+        cloud.services.db, "pi-1", groups.Described(site="Gasabo 2", tags=["solar"]), actor="x", now_ms=wall_ms()
+    )
+    page = await admin.get("/groups")
+    assert "<b>" in page.text
+    where = "/groups/Gasabo%202"
+    assert where in page.links
+    page = await admin.get(where)
+    assert page.form(where).fields["learners"] == ["120"]
+    await admin.send(page.form(where), note="moved", calendar="rwanda")
+    assert where in (await admin.get("/groups/East")).links
+    assert "1 device" in (await admin.get(where)).text
+    await admin.send(page.form(f"{where}/remove"))
+    await admin.get(where, 404)
+    assert {row["action"] for row in await told(cloud, "group.*")} == {"group.put", "group.removed"}
+
+
+async def test_groups_beyond_reach_are_not_there(cloud: Cloud, sign_in: SignIn) -> None:
+    for name in ("north", "south"):
+        await group(cloud, name)
+    operator = await sign_in(cloud, "operator", "north")
+    page = await operator.get("/groups")
+    assert "/groups/north" in page.links
+    assert "south" not in page.text
+    await operator.get("/groups/south", 404)
+    assert {each.action for each in (await operator.get("/groups/north")).posts} == {"/logout"}
 
 
 # Conflicts
@@ -503,6 +544,7 @@ PAGES: dict[str, tuple[str, bool]] = {
     "/conflicts": ("viewer", False),
     "/incidents": ("viewer", True),
     "/exports": ("viewer", False),
+    "/groups": ("viewer", True),
     "/notifications": ("viewer", False),
     "/notifications/rules": ("admin", False),
     "/notifications/channels": ("admin", False),
