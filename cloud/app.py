@@ -17,6 +17,7 @@ from cloud.api import (
     docs,
     exports,
     files,
+    fleet,
     health,
     inbound,
     incidents,
@@ -35,7 +36,9 @@ from cloud.api import (
 )
 from cloud.dashboard import (
     conflict_pages,
+    group_pages,
     incident_pages,
+    live,
     notification_pages,
     pages,
     people_pages,
@@ -48,6 +51,7 @@ from cloud.services import SERVICES, Services
 _PARTS: tuple[Any, ...] = (
     sync_events,
     devices,
+    fleet,
     standing,
     subscriptions,
     changes,
@@ -71,9 +75,11 @@ _PARTS: tuple[Any, ...] = (
     sync,
     docs,
     pages,
+    live,
     signin,
     incident_pages,
     notification_pages,
+    group_pages,
     conflict_pages,
     webhook_pages,
     record_pages,

@@ -15,7 +15,10 @@ from cloud import config, notify_verbs, people_verbs, verbs, webhook_verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
 from cloud.flows import identity, subscriptions
+from cloud.flows.fleet import Wanted
+from cloud.rules import fleet
 from cloud.rules.access import ROLES
+from cloud.rules.standing import STATES
 from cloud.services import wall_ms
 from cloud.store import drivers as store
 from cloud.store.db import Database
@@ -93,8 +96,12 @@ async def _key_list(settings: Settings, args: argparse.Namespace) -> None:
 
 
 async def _devices(settings: Settings, args: argparse.Namespace) -> None:
+    wanted = Wanted(
+        state=args.state, group=args.group, tag=args.tag, fault=args.fault, search=args.search, fresh=args.fresh,
+        sort=args.sort,
+    )  # fmt: skip
     async with _existing(settings) as db:
-        await terminal.devices(db, limit=args.limit, json=args.json)
+        await terminal.devices(db, settings, wanted, limit=args.limit, json=args.json)
 
 
 async def _failures(settings: Settings, args: argparse.Namespace) -> None:
@@ -158,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     rotate.add_argument("device_id", **_DEVICE)
     rotate.add_argument("--keep-old-hours", type=_whole, default=0, help="how long the old one still works (default 0)")
     verb("revoke", _revoke, "shut a device out; its files and history stay").add_argument("device_id", **_DEVICE)
-    verb("devices", _devices, "list devices, the one last heard of first", listing)
+    _filters(verb("devices", _devices, "list devices, the one last heard of first", listing))
     failures = verb("failures", _failures, "list devices with repeated failures, worst first", listing)
     failures.add_argument("--threshold", type=_whole, help="more than so many failed syncs (default 3)")
     failures.add_argument("--consecutive", action="store_true", help="in a row, not in all")
@@ -172,6 +179,16 @@ def _parser() -> argparse.ArgumentParser:
     people_verbs.parser(commands, (common, listing), _verb, _making)
     webhook_verbs.parser(commands, (common, listing), _verb, _whole)
     return parser
+
+
+def _filters(shown: argparse.ArgumentParser) -> None:
+    shown.add_argument("--state", choices=STATES, help="how they stand")
+    shown.add_argument("--group", metavar="NAME", help="of this group, site or region")
+    shown.add_argument("--tag", metavar="TAG", help="with this tag")
+    shown.add_argument("--fault", metavar="CODE", help="that fail with this error now")
+    shown.add_argument("--search", default="", metavar="TEXT", help="a part of the id or label")
+    shown.add_argument("--fresh", choices=fleet.FRESHNESS, help="by the age of the last success")
+    shown.add_argument("--sort", choices=fleet.SORTS, default="last_seen", help="default: last_seen")
 
 
 def _audit_flags(shown: argparse.ArgumentParser) -> None:

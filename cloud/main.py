@@ -103,6 +103,7 @@ async def serve(settings: Settings, *, announce: Callable[[str], None]) -> None:
         # aiohttp's own shutdown stops reading at once, which would cut the bodies that are still arriving.
         await site.stop()
         services.feed.release()
+        await services.live.release()
         if not await app[IN_FLIGHT].drain(settings.drain_s):
             log.warning("service.drain_cut_short", requests=app[IN_FLIGHT].count)
     log.info("service.stopped")

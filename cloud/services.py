@@ -16,11 +16,13 @@ from cloud.flows import deliveries, identity, inbound, incidents, queue, record_
 from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
+from cloud.flows.fleet import Overview
 from cloud.flows.housekeeping import Housekeeping
 from cloud.flows.identity import Identity
 from cloud.flows.inbound import Inbound
 from cloud.flows.incidents import Alerting
 from cloud.flows.ingest import Ingest, drop_old_batches
+from cloud.flows.live import Live
 from cloud.flows.rates import Limits, Rates
 from cloud.flows.records import Records
 from cloud.flows.retention import Retention
@@ -82,6 +84,8 @@ class Services:
     figures: Figures
     watch: Watch
     assessor: Assessor
+    overview: Overview
+    live: Live
     alerter: Alerter
     notifier: Notifier
     janitor: Janitor
@@ -131,6 +135,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         await stack.enter_async_context(clock.running())
         dispatcher = _dispatcher(settings, db, poster, figures)
         await stack.enter_async_context(dispatcher.running())
+        live = Live(db)
+        await stack.enter_async_context(live.running())
         assessor = _assessor(settings, db)
         await stack.enter_async_context(assessor.running())
         ingest.heard = assessor.wake
@@ -166,6 +172,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             figures=figures,
             watch=watch,
             assessor=assessor,
+            overview=Overview(db=db, now_ms=wall_ms),
+            live=live,
             alerter=alerter,
             notifier=notifier,
             janitor=janitor,

@@ -10,6 +10,7 @@ from cloud.api.audit import AuditOut
 from cloud.api.exports import ExportsOut
 from cloud.api.feed_operations import CONFLICTS, FEED
 from cloud.api.files import FileOut
+from cloud.api.fleet_operations import FILTERS, FLEET
 from cloud.api.inbound_operations import INBOUND
 from cloud.api.notifying_operations import NOTIFYING
 from cloud.api.openapi import Operation, Param, Reply
@@ -78,8 +79,7 @@ DEVICES = (
         auth="V",
         params=(
             *common.paging(50, cursor=False),
-            Param(name="search", about="a part of the id"),
-            Param(name="sort", schema={"enum": ["device_id", "last_seen"], "default": "device_id"}),
+            *FILTERS,
         ),
         replies=(Reply(about="a page", body=shapes.DeviceOut, frame="list"),),
         refusals=(422,),
@@ -496,6 +496,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SYNC,
     *DEVICES,
     *STANDING,
+    *FLEET,
     *TELEMETRY,
     *SESSIONS,
     *FILES,

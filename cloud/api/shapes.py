@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from cloud.rules.fleet import Freshness
+from cloud.rules.standing import StateName
 from pisyncd.core.wire import SyncStatus
 
 
@@ -52,11 +54,36 @@ class DeviceOut(msgspec.Struct, frozen=True, kw_only=True):
     files_synced_total: int
     internet_speed: float | None
     queue_depth: int | None
+    label: str
+    site: str | None
+    state: StateName
+    state_since: str
+    state_reason: str
+    freshness: Freshness
+    muted_until: str | None
+    clears_at: str | None
     last_updated_at: str
+
+
+class DeviceFaultOut(msgspec.Struct, frozen=True, kw_only=True):
+    """A failure of a device by its code; `since` null: it is over."""
+
+    code: str
+    title: str
+    hint: str
+    since: str | None
+    first_seen_at: str
+    last_seen_at: str
+    count: int
 
 
 class DeviceDetail(DeviceOut, frozen=True, kw_only=True):
     """One device; `received_through` is the watermark of each message stream."""
+
+    note: str
+    groups: list[str]
+    tags: list[str]
+    faults: list[DeviceFaultOut]
 
     received_through: dict[str, int]
 

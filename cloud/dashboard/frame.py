@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cloud.dashboard import words
 from cloud.rules import access as rules
 from cloud.rules.access import Principal, Role
 from cloud.services import SERVICES, wall_ms
+from pisyncd.core import wire
 from pisyncd.core.problems import Refusal
 
 HERE = Path(__file__).parent
@@ -47,6 +49,42 @@ HEADERS = {
 ASSETS = {"style.css": "text/css", "live.js": "text/javascript"}
 FORM_BYTES_MAX = 65_536
 FORM_FIELDS_MAX = 2_000
+
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A page of the navigation, shown to who holds `role`; `grouped`: for some groups only as well."""
+
+    href: str
+    label: str
+    role: Role = "viewer"
+    grouped: bool = False
+
+    def is_at(self, path: str) -> bool:
+        """Whether `path` is this page or one beneath it."""
+        return path == self.href or (self.href != "/" and path.startswith(f"{self.href}/"))
+
+
+#: What is looked at, then what is set.
+NAV: tuple[tuple[Place, ...], ...] = (
+    (
+        Place(href="/", label="Overview", grouped=True),
+        Place(href="/devices", label="Devices", grouped=True),
+        Place(href="/failures", label="Failures", grouped=True),
+        Place(href="/incidents", label="Incidents", grouped=True),
+        Place(href="/conflicts", label="Conflicts"),
+        Place(href="/webhooks", label="Webhooks", role="admin"),
+        Place(href="/exports", label="Exports"),
+        Place(href="/audit", label="Audit", role="admin"),
+    ),
+    (
+        Place(href="/notifications", label="Notifications"),
+        Place(href="/groups", label="Groups", grouped=True),
+        Place(href="/enrolment", label="Enrolment", role="admin"),
+        Place(href="/people", label="People", role="admin"),
+    ),
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 #: What a form says: every field with its values, in order.
@@ -148,7 +186,8 @@ def refused(request: web.Request, refusal: Refusal) -> web.Response:
 
 
 def render(request: web.Request, template: str, context: Mapping[str, Any], *, status: int = 200) -> web.Response:
-    """A page. Beside `context` a template has now_ms, ago(at_ms), csrf, principal, can(role), signed_in, asset."""
+    """A page. Beside `context` a template has now_ms, ago(at_ms), csrf, principal, can(role), signed_in, asset, path,
+    nav, done, fresh_s, stale_s."""
     now_ms = wall_ms()
     principal = request.get(keys.PRINCIPAL)
     shared = {
@@ -160,6 +199,8 @@ def render(request: web.Request, template: str, context: Mapping[str, Any], *, s
         "signed_in": bool(request.cookies.get(access.SESSION_COOKIE)),
         "asset": asset_url,
         "path": request.path,
+        "nav": NAV,
+        "done": words.DONE.get(request.query.get("done", "")),
         "fresh_s": request.app[SERVICES].settings.fresh_minutes * 60,
         "stale_s": request.app[SERVICES].settings.stale_minutes * 60,
     }
@@ -202,6 +243,8 @@ def setup(app: web.Application) -> None:
         size=words.size,
         number=words.number,
         clock=words.clock,
+        rfc3339=wire.rfc3339,
+        about_state=words.about_state,
         path_url=words.path_url,
         path_text=words.path_text,
         quoted=lambda text: quote(text, safe=""),

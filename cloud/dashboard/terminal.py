@@ -8,11 +8,13 @@ from typing import Any
 
 import msgspec
 
-from cloud.api.devices import device_fields, failure
+from cloud.api.devices import ages, device_fields, failure
 from cloud.api.shapes import DeviceOut
 from cloud.api.sync_events import kept
+from cloud.config import Settings
 from cloud.dashboard import words
-from cloud.flows import identity, lists
+from cloud.flows import fleet, identity, lists
+from cloud.flows.fleet import Wanted
 from cloud.services import wall_ms
 from cloud.store.db import Database, Row
 
@@ -43,18 +45,20 @@ def show(text: str, *, empty: str) -> None:
         print(empty, file=sys.stderr)
 
 
-async def devices(db: Database, *, limit: int, json: bool) -> None:
-    """All devices, the one last heard of first."""
-    async with db.reading() as tx:
-        rows, total = await lists.devices(tx, search="", by_seen=True, limit=limit, offset=0)
-    rows = rows[:limit]
-    empty = "no device is enrolled; `pisync-cloud enroll DEVICE_ID` lets one in"
-    if json:
-        show(as_json(DeviceOut(**device_fields(row)) for row in rows), empty=empty)
-        return
+async def devices(db: Database, settings: Settings, wanted: Wanted, *, limit: int, json: bool) -> None:
+    """The devices that are asked for."""
     now_ms = wall_ms()
-    heads = ("DEVICE", "LAST SYNC", "LAST HEARD OF", "EVENTS", "FAILED", "FILES", "WAITING")
-    body = table(heads, (_device(row, now_ms) for row in rows), right=frozenset({3, 4, 5, 6})) if rows else ""
+    async with db.reading() as tx:
+        rows, total = await fleet.devices(tx, wanted, None, ages=ages(settings), now_ms=now_ms, limit=limit, offset=0)
+    rows = rows[:limit]
+    empty = "no device is as asked for"
+    if wanted == Wanted(sort=wanted.sort):
+        empty = "no device is enrolled; `pisync-cloud enroll DEVICE_ID` lets one in"
+    if json:
+        show(as_json(DeviceOut(**device_fields(row, settings, now_ms)) for row in rows), empty=empty)
+        return
+    heads = ("DEVICE", "STATE", "LAST SYNC", "LAST HEARD OF", "FAILED", "FILES", "WAITING")
+    body = table(heads, (_device(row, now_ms) for row in rows), right=frozenset({4, 5, 6})) if rows else ""
     show(body, empty=empty)
     if total > len(rows):
         print(f"{total - len(rows)} more; --limit shows them", file=sys.stderr)
@@ -64,9 +68,9 @@ def _device(row: Row, now_ms: int) -> tuple[str, ...]:
     waiting = row["last_queue_depth"]
     return (
         row["device_id"],
-        "revoked" if row["revoked_at_ms"] else row["last_status"] or "-",
+        "revoked" if row["revoked_at_ms"] else row["state"],
+        row["last_status"] or "-",
         words.ago(row["last_seen_at_ms"], now_ms),
-        str(row["events_total"]),
         str(row["failed_total"]),
         str(row["files_synced_total"]),
         "-" if waiting is None else str(waiting),

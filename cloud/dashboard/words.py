@@ -9,6 +9,68 @@ from pisyncd.core import units, wire
 
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
+#: What a page says after a form has done its work; the address carries only the code.
+DONE = {
+    "acknowledged": "Acknowledged: nobody else is told of it.",
+    "bulk": "Done.",
+    "channel-removed": "The channel is removed.",
+    "channel-saved": "The channel is saved.",
+    "channel-tested": "A test is on its way.",
+    "code-removed": "The code is removed.",
+    "conflict-resolved": "The conflict is resolved.",
+    "described": "Saved.",
+    "device-accepted": "The device is let in.",
+    "device-rejected": "The device is rejected.",
+    "device-retired": "The device is retired: its tokens hold no more.",
+    "export-started": "The export has begun.",
+    "fleet-key-revoked": "The fleet key is revoked.",
+    "group-removed": "The group is removed.",
+    "group-saved": "The group is saved.",
+    "grouped": "The devices belong to the group now.",
+    "key-revoked": "The key is revoked.",
+    "muted": "Muted: nobody is told until the time is over.",
+    "password-set": "The password is set.",
+    "person-added": "The person may sign in now.",
+    "person-changed": "The grants are changed.",
+    "person-disabled": "The person is shut out.",
+    "person-enabled": "The person may sign in again.",
+    "person-removed": "The person is removed.",
+    "rule-removed": "The rule is removed.",
+    "rule-saved": "The rule is saved.",
+    "silence-added": "The silence is set.",
+    "silence-removed": "The silence is ended.",
+    "support-bundle-asked": "A support bundle is asked for with the next contact.",
+    "sync-asked": "A sync is asked for with the next contact.",
+    "tagged": "The tag is set.",
+    "token-rotates": "The next batch is answered with a new token.",
+    "ungrouped": "The devices belong to the group no more.",
+    "unmuted": "Unmuted.",
+    "untagged": "The tag is taken away.",
+    "webhook-changed": "The webhook is changed.",
+    "webhook-disabled": "The webhook is switched off.",
+    "webhook-enabled": "The webhook is switched on.",
+    "webhook-removed": "The webhook is removed.",
+    "webhook-replayed": "What was asked for is being sent again.",
+    "webhook-test-failed": "The test failed; the delivery log says why.",
+    "webhook-tested": "The test was delivered.",
+}
+
+_STATES = {
+    "new": "let in, never heard of",
+    "healthy": "heard of lately, and its syncs do not fail again and again",
+    "expected-quiet": "silent, and by its own rhythm and calendar that is normal",
+    "overdue": "silent for longer than its rhythm makes likely",
+    "failing": "reachable, but its syncs fail again and again",
+    "recovering": "back, with a backlog that it works off",
+    "muted": "somebody wants to hear nothing of it for a while",
+    "retired": "shut out for good",
+}
+
+
+def about_state(state: str) -> str:
+    """What a state means, in one line."""
+    return _STATES.get(state, "")
+
 
 def size(count: int | None) -> str:
     """1500 -> '1.5 KB', None -> 'unknown'."""

@@ -125,6 +125,11 @@ async def faults(tx: Tx, reach: Collection[str] | None, *, limit: int, offset: i
     return [_fault(row) for row in rows]
 
 
+async def faults_total(tx: Tx, reach: Collection[str] | None) -> int:
+    """How many different faults there are."""
+    return int(await tx.value("fleet_faults_count", groups=_groups(reach)))
+
+
 def _fault(row: Row) -> FaultRow:
     known = kinds.about(row["code"])
     return FaultRow(

@@ -53,16 +53,6 @@ def like_pattern(search: str) -> str | None:
     return f"%{escaped}%"
 
 
-async def devices(tx: Tx, *, search: str, by_seen: bool, limit: int, offset: int) -> tuple[list[Row], int]:
-    """Up to limit + 1 devices and how many there are."""
-    pattern = like_pattern(search)
-    if by_seen:
-        rows = await tx.all("devices_by_seen", pattern=pattern, row_limit=limit + 1, row_offset=offset)
-    else:
-        rows = await tx.all("devices_by_id", after="", pattern=pattern, row_limit=limit + 1, row_offset=offset)
-    return rows, await tx.value("devices_count", pattern=pattern)
-
-
 async def failures(tx: Tx, *, consecutive: bool, threshold: int, limit: int, offset: int) -> tuple[list[Row], int]:
     """Up to limit + 1 devices that failed more than `threshold` times, worst first, and how many there are."""
     name = "failures_by_streak" if consecutive else "failures_by_total"

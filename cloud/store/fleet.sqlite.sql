@@ -162,3 +162,8 @@ FROM device_fault AS f JOIN device_state AS s ON s.dk = f.dk
 WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
     SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT value FROM json_each(:groups))))
 GROUP BY f.code ORDER BY 2 DESC, 5 DESC, f.code LIMIT :row_limit OFFSET :row_offset
+
+-- name: fleet_faults_count
+SELECT count(DISTINCT s.code) FROM device_fault AS s
+WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT value FROM json_each(:groups))))

@@ -22,24 +22,9 @@ WHERE dk = :dk AND occurred_at_ms >= :from_ms AND occurred_at_ms < :to_ms
 SELECT d.device_id, d.enrolled_at_ms, d.revoked_at_ms, s.*
 FROM device AS d JOIN device_state AS s ON s.dk = d.dk WHERE d.dk = :dk
 
--- name: devices_by_id
-SELECT d.device_id, d.enrolled_at_ms, d.revoked_at_ms, s.*
-FROM device AS d JOIN device_state AS s ON s.dk = d.dk
-WHERE d.device_id > :after AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\')
-ORDER BY d.device_id LIMIT :row_limit OFFSET :row_offset
-
--- name: devices_by_seen
-SELECT d.device_id, d.enrolled_at_ms, d.revoked_at_ms, s.*
-FROM device AS d JOIN device_state AS s ON s.dk = d.dk
-WHERE (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\')
-ORDER BY coalesce(s.last_seen_at_ms, 0) DESC, d.device_id LIMIT :row_limit OFFSET :row_offset
-
--- name: devices_count
-SELECT count(*) FROM device WHERE (CAST(:pattern AS TEXT) IS NULL OR lower(device_id) LIKE :pattern ESCAPE '\')
-
 -- name: failures_by_total
 -- Both conditions on purpose: the first one lets SQLite use the partial index.
-SELECT d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
+SELECT s.dk, d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
        s.last_error_code, s.last_status, s.alert_opened_at_ms, s.updated_at_ms
 FROM device_state AS s JOIN device AS d ON d.dk = s.dk
 WHERE s.failed_total > 0 AND s.shut_out = 0 AND s.failed_total > :threshold
@@ -49,7 +34,7 @@ ORDER BY s.failed_total DESC, s.dk LIMIT :row_limit OFFSET :row_offset
 SELECT count(*) FROM device_state WHERE failed_total > 0 AND shut_out = 0 AND failed_total > :threshold
 
 -- name: failures_by_streak
-SELECT d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
+SELECT s.dk, d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
        s.last_error_code, s.last_status, s.alert_opened_at_ms, s.updated_at_ms
 FROM device_state AS s JOIN device AS d ON d.dk = s.dk
 WHERE s.consecutive_failures > 0 AND s.shut_out = 0 AND s.consecutive_failures > :threshold

@@ -49,6 +49,7 @@ class Checker(HTMLParser):
         self.labels: set[str] = set()
         self.unlabelled: list[str] = []
         self.secrets: list[str] = []
+        self.tags: set[str] = set()
         self.text = ""
         self._select = ""
         self._loose: list[tuple[str, str]] = []
@@ -66,6 +67,7 @@ class Checker(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         held = dict(attrs)
+        self.tags.add(tag)
         assert tag not in ("style", "iframe", "object", "base")
         assert tag != "script" or (held.get("src") or "").startswith("/assets/")
         assert "style" not in held

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
 import pytest
 from conftest import Cloud, StartCloud
+from page_helpers import Checker
 from yarl import URL
 
 from cloud.flows import identity
@@ -16,32 +17,6 @@ from cloud.services import wall_ms
 from cloud.store import files
 
 EVENT = {"device_id": "pi-1", "timestamp": "2026-01-01T00:00:00Z", "total_files_synced": 3, "total_errors": 0}
-VOID = {"meta", "link", "input", "br", "img", "hr"}
-
-
-class Checker(HTMLParser):
-    """Fails on tags that do not match, on scripts, and on anything from another host."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.links: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag != "script"
-        for name, value in attrs:
-            assert not name.startswith("on")
-            if name in ("href", "src", "action"):
-                assert value is not None
-                assert value.startswith(("/", "data:image/"))
-                assert not value.startswith("//")
-                self.links.append(value)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open.pop() == tag
 
 
 async def page(cloud: Cloud, path: str, session: aiohttp.ClientSession, status: int = 200) -> tuple[str, list[str]]:
@@ -50,10 +25,7 @@ async def page(cloud: Cloud, path: str, session: aiohttp.ClientSession, status: 
         assert answer.status == status, text
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert answer.headers["Cache-Control"] == "no-store"
-    checker = Checker()
-    checker.feed(text)
-    assert checker.open == []
-    return text, checker.links
+    return text, Checker.read(text).links
 
 
 async def signed_in(cloud: Cloud, role: str = "viewer") -> aiohttp.ClientSession:
@@ -82,9 +54,15 @@ async def publish(cloud: Cloud, path: bytes) -> None:
 async def test_pages_show_the_fleet_and_a_device(cloud: Cloud) -> None:
     await fill(cloud)
     await publish(cloud, b"docs/lesson 1.txt")
+    await cloud.services.assessor.step()
     async with await signed_in(cloud) as session:
         text, links = await page(cloud, "/", session)
+        assert "/devices?state=healthy" in links
+        assert "Nothing needs a person. 1 device." in text
+        text, links = await page(cloud, "/devices", session)
         assert "/devices/pi-1" in links
+        text, links = await page(cloud, "/failures", session)
+        assert "failed without a reason" in text
         text, links = await page(cloud, "/devices/pi-1", session)
         assert "docs/lesson 1.txt" in text
         assert "/api/devices/pi-1/files/docs/lesson%201.txt" in links
@@ -93,8 +71,9 @@ async def test_pages_show_the_fleet_and_a_device(cloud: Cloud) -> None:
         text, _ = await page(cloud, "/devices/pi-1?events=2", session)
         assert "page 2 of 2" in text
         await page(cloud, "/devices/pi-1?files=99&events=99", session)
-        text, _ = await page(cloud, "/?search=nobody", session)
-        assert "No device has" in text
+        text, _ = await page(cloud, "/devices?search=nobody&state=failing&group=x&tag=y&freshness=stale", session)
+        assert "No device is like that" in text
+        await page(cloud, "/devices?state=sad", session, 422)
         await page(cloud, "/devices/nobody", session, 404)
         await page(cloud, "/devices/pi-1?events=x", session, 422)
 
@@ -126,14 +105,14 @@ async def test_hostile_names_are_only_text(cloud_lite: Cloud) -> None:
         await publish(cloud_lite, b"%d-" % number + name)
     async with await signed_in(cloud_lite) as session:
         text, links = await page(cloud_lite, "/devices/pi-1", session)
-        assert "<script" not in text
+        assert "<script>" not in text
         assert "<img" not in text
         assert "49" not in re.findall(r">2-(.*?)<", text)
         assert "\u202e" not in text
         assert "/api/devices/pi-1/files/7-a%3Fb%23c%2541%26d" in links
         for query in ("search=%3Cscript%3E", "search=%22onload%3D", "search=%00"):
-            text, _ = await page(cloud_lite, f"/?{query}", session)
-            assert "<script" not in text
+            text, _ = await page(cloud_lite, f"/devices?{query}", session)
+            assert "<script>" not in text
 
 
 async def test_strangers_are_sent_to_sign_in_and_back(cloud_lite: Cloud) -> None:
@@ -206,3 +185,69 @@ async def test_the_open_dashboard_needs_no_key_and_only_under_a_loopback_name(st
         assert (await cloud.call("GET", "/api/devices", headers={"Host": host}))[0] == 401
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1:99", "[::1]:8080"):
         assert (await cloud.call("GET", "/api/devices", headers={"Host": host}))[0] == 200
+
+
+async def test_what_needs_a_person_stands_first_and_somebody_takes_it_on(cloud: Cloud) -> None:
+    device = await cloud.enroll("pi-1")
+    for number in range(3):
+        body = {
+            **EVENT,
+            "event_id": f"e{number}",
+            "total_files_synced": 0,
+            "total_errors": 1,
+            "error_code": "card-full",
+        }
+        assert (await cloud.call("POST", "/api/sync-event", json=body, headers=device))[0] == 201
+    await cloud.services.assessor.step()
+    await cloud.services.alerter.step()
+    async with await signed_in(cloud) as viewer:
+        text, _ = await page(cloud, "/", viewer)
+        assert "1 of 1 devices need a person</b>: 1 card full since" in text
+        assert "Take it on" not in text
+    async with await signed_in(cloud, "operator") as session:
+        text, _ = await page(cloud, "/", session)
+        action = re.search(r'action="(/incidents/\d+/acknowledge)"', text)
+        csrf = re.search(r'name="csrf" value="([0-9a-f]{64})"', text)
+        assert action is not None
+        assert csrf is not None
+        async with session.post(cloud.url + action[1], data={}, allow_redirects=False) as answer:
+            assert answer.status == 403
+        async with session.post(cloud.url + action[1], data={"csrf": csrf[1], "note": "on it"}) as answer:
+            assert answer.status == 200
+        text, _ = await page(cloud, "/", session)
+        assert "Take it on" not in text
+        text, _ = await page(cloud, "/devices/pi-1", session)
+        assert "taken on by operator:" in text
+        form = {"csrf": csrf[1], "days": "7", "note": "new card is coming"}
+        async with session.post(f"{cloud.url}/devices/pi-1/mute", data=form) as answer:
+            assert answer.status == 200
+            assert "it would be failing" in await answer.text()
+        async with session.post(f"{cloud.url}/devices/pi-1/mute", data={**form, "days": "8"}) as answer:
+            assert answer.status == 422
+
+
+async def test_a_page_hears_of_what_is_new(cloud: Cloud) -> None:
+    device = await cloud.enroll("pi-1")
+    async with await signed_in(cloud) as session, session.get(f"{cloud.url}/live") as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        async with asyncio.timeout(60):
+            assert (await stream.content.readline()).startswith(b"retry:")
+            body = {**EVENT, "event_id": "e1"}
+            told = b""
+            for number in range(50):
+                if b"event: changed" in told:
+                    break
+                await cloud.call("POST", "/api/sync-event", json={**body, "event_id": f"e{number}"}, headers=device)
+                async with cloud.services.db.transaction() as tx:
+                    await tx.run("fleet_changed")
+                told += await stream.content.readline()
+        assert b"event: changed" in told
+        await cloud.services.live.release()
+        async with asyncio.timeout(60):
+            await stream.content.read()
+
+
+async def test_strangers_hear_nothing(cloud_lite: Cloud) -> None:
+    assert (await cloud_lite.call("GET", "/live"))[0] == 204
+    device = await cloud_lite.enroll("pi-1")
+    assert (await cloud_lite.call("GET", "/live", headers=device))[0] == 204

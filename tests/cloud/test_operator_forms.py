@@ -598,12 +598,69 @@ async def test_no_form_works_from_elsewhere_or_for_who_may_only_look(cloud_lite:
     assert await whole_audit(cloud_lite) == before
 
 
-async def test_every_form_of_every_page_carries_the_token(cloud_lite: Cloud, sign_in: SignIn) -> None:
-    admin = await sign_in(cloud_lite)
-    for path in PAGES:
-        if path.endswith(".csv"):
+OWN = ("/incidents", "/notifications", "/groups", "/conflicts", "/webhooks", "/exports", "/audit", "/people")
+
+
+async def filled(cloud: Cloud, admin: Person) -> None:
+    """Something hostile of everything that people can write."""
+    await undecided(cloud)
+    await group(cloud, "north")
+    await member(cloud, "pi-1", "north")
+    number = await incident(cloud, "pi-1", "pi-1")
+    page = await admin.get(f"/incidents/{number}")
+    await admin.send(page.form(f"/incidents/{number}/acknowledge"), note=HOSTILE)
+    page = await admin.get("/webhooks")
+    await admin.shown(page.form("/webhooks"), url="https://one.example/hook", description=HOSTILE)
+    page = await admin.get("/groups/north")
+    await admin.send(page.form("/groups/north"), note=HOSTILE)
+    page = await admin.get("/notifications/channels")
+    await admin.send(page.form("/notifications/channels"), name="duty", url="json://one.example/<b>")
+    page = await admin.get("/notifications/rules")
+    await admin.send(
+        page.form("/notifications/rules"), name="all", channels=["duty"], faults="<script>alert(2)</script>"
+    )
+    soon = (datetime.now(UTC) + timedelta(days=7)).date()
+    page = await admin.get("/notifications")
+    silence = page.form("/notifications/silences")
+    await admin.send(silence, tag="<img src=x>", comment=HOSTILE, until=f"{soon}T10:00")
+    page = await admin.get("/people")
+    await admin.shown(page.form("/people"), name="amina", groups_viewer="north")
+    await admin.shown(page.form("/people/keys"), name="reports")
+
+
+async def crawl(one: Person) -> dict[str, Checker]:
+    """Every page of ours that links lead to."""
+    seen: dict[str, Checker] = {}
+    waiting = [path for path, (role, _) in PAGES.items() if not path.endswith(".csv") and role]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
             continue
-        page = await admin.get(path)
-        assert page.posts
-        assert {tuple(each.fields.get("csrf", ())) for each in page.posts} == {tuple(page.posts[0].fields["csrf"])}
-        assert page.posts[0].fields["csrf"][0]
+        async with one.http.get(one.cloud.url + path, allow_redirects=False) as answer:
+            if answer.status == 403:
+                continue
+        seen[path] = page = await one.get(path)
+        ours = {link.partition("#")[0] for link in page.links if link.startswith(OWN) and ".csv" not in link}
+        waiting += [link for link in ours if link not in {form.action for form in page.posts}]
+    return seen
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+async def test_every_page_is_whole_and_its_forms_are_ours(cloud_lite: Cloud, sign_in: SignIn, role: str) -> None:
+    await filled(cloud_lite, await sign_in(cloud_lite))
+    one = await sign_in(cloud_lite, role)
+    pages = await crawl(one)
+    token = next(iter(pages.values())).posts[0].fields["csrf"]
+    assert token[0]
+    assert any(path.startswith("/conflicts/") for path in pages)
+    assert any(path.startswith("/webhooks/") for path in pages) == (role == "admin")
+    for path, page in pages.items():
+        assert page.tags.isdisjoint({"i", "img"}), path
+        assert "\u202e" not in page.text, path
+        assert page.secrets == [], path
+        for each in page.posts:
+            assert each.fields.get("csrf") == token, (path, each.action)
+            assert each.buttons == 1, (path, each.action)
+            if role != "admin" and each.action != "/logout":
+                assert role == "operator", (path, each.action)
+                assert each.action.startswith(("/conflicts/", "/incidents/", "/notifications/silences")), each.action
