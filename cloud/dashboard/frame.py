@@ -51,7 +51,6 @@ FORM_BYTES_MAX = 65_536
 FORM_FIELDS_MAX = 2_000
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """A page of the navigation, shown to who holds `role`; `grouped`: for some groups only as well."""
@@ -81,7 +80,6 @@ NAV: tuple[tuple[Place, ...], ...] = (
     (
         Place(href="/notifications", label="Notifications"),
         Place(href="/groups", label="Groups", grouped=True),
-        Place(href="/enrolment", label="Enrolment", role="admin"),
         Place(href="/people", label="People", role="admin"),
     ),
 )
@@ -237,7 +235,12 @@ async def get_asset(request: web.Request) -> web.Response:
 def setup(app: web.Application) -> None:
     """Sets the templates up."""
     environment = aiohttp_jinja2.setup(
-        app, loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
+        app,
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        # What people and devices call things must not turn the writing of a page around.
+        finalize=lambda value: words.visible(value) if type(value) is str else value,
     )
     environment.filters.update(
         size=words.size,

@@ -22,7 +22,7 @@ async function refresh() {
     const focus = old.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     old.replaceWith(document.adoptNode(now));
     if (focus) now.querySelector(`a[href="${CSS.escape(focus)}"]`)?.focus();
-    document.getElementById("news").textContent = "The page shows what is new.";
+    document.getElementById("live").textContent = "updated";
   }
   if (document.querySelector("[data-soon]")) setTimeout(soon, SOON_MS);
 }
