@@ -81,7 +81,7 @@ async def show(request: web.Request, tried: Tried) -> web.StreamResponse:
             _side(found, found.decision.winner, "winner", 0),
             *(_side(found, each, "loser", index) for index, each in enumerate(found.decision.losers)),
         ],
-        "now": None if now is None else {forms.visible(name): forms.shown_json(value) for name, value in now.items()},
+        "now": None if now is None else {name: forms.shown_json(value) for name, value in now.items()},
         "begun": forms.shown_json(begun if begun is not None or field else {}),
         "resolution": None if resolution is None else msgspec.json.decode(resolution),
         "tried": tried,
@@ -103,7 +103,7 @@ def _side(found: Conflict, side: Side, name: str, index: int) -> dict[str, Any]:
     return {
         "pick": name,
         "index": index,
-        "who": forms.visible(called),
+        "who": called,
         "writer": side.writer,
         "at_ms": side.at_ms,
         "trusted": side.trusted,

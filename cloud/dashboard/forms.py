@@ -22,6 +22,7 @@ from aiohttp import web
 
 from cloud.api import keys, params
 from cloud.api.params import Page
+from cloud.dashboard import words
 from cloud.dashboard.frame import Fields, FormHandler, first
 from cloud.rules.access import Principal
 from cloud.store.db import Tx
@@ -163,12 +164,7 @@ def ticked(fields: Fields, name: str) -> bool:
 
 def text_of(request: web.Request, name: str, most: int = 300) -> str | None:
     """A text of the query to search for, without what is not printable; None when it is empty."""
-    return visible(request.query.get(name, ""))[:most].strip() or None
-
-
-def visible(text: str) -> str:
-    """Controls, and what turns the direction of writing, are shown, never made; line breaks stay."""
-    return "".join(char if char.isprintable() or char == "\n" else f"\\u{ord(char):04x}" for char in text)
+    return words.visible(request.query.get(name, "").replace("\0", ""))[:most].strip() or None
 
 
 def lasting(seconds: int) -> str:
@@ -182,7 +178,7 @@ def lasting(seconds: int) -> str:
 
 def shown_json(value: Any) -> str:
     """A value as JSON that a person can read and edit: still the same JSON."""
-    return visible(json.dumps(value, ensure_ascii=False, indent=2))
+    return words.visible(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 @dataclass(frozen=True, kw_only=True)

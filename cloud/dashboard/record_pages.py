@@ -102,13 +102,9 @@ def _detail(row: Row) -> list[tuple[str, str]]:
     """What an entry says more, as names and values."""
     found = msgspec.json.decode(row["detail"])
     return [
-        (forms.visible(name), forms.visible(value) if isinstance(value, str) else forms.visible(_compact(value)))
+        (name, value if isinstance(value, str) else msgspec.json.encode(value).decode())
         for name, value in found.items()
     ]
-
-
-def _compact(value: object) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 @page(role="admin")

@@ -128,9 +128,9 @@ async def show(request: web.Request, tried: Tried) -> web.StreamResponse:
 
 
 async def _with_attempts(tx: Tx, rows: list[Row]) -> list[dict[str, Any]]:
-    attempts: dict[int, list[dict[str, Any]]] = {}
+    attempts: dict[int, list[Row]] = {}
     for row in await tx.lookup("webhook_attempts_of", [(row["id"],) for row in rows]):
-        attempts.setdefault(row["delivery_id"], []).append({**dict(row), "answer": forms.visible(row["answer"])})
+        attempts.setdefault(row["delivery_id"], []).append(row)
     return [{**dict(row), "made": attempts.get(row["id"], [])} for row in rows]
 
 
