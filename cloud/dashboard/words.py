@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from urllib.parse import quote
 
 from pisyncd.core import units, wire
 
+#: Joiners are not among them: scripts and emoji need them.
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
+)
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 #: What a page says after a form has done its work; the address carries only the code.
@@ -70,6 +75,11 @@ _STATES = {
 def about_state(state: str) -> str:
     """What a state means, in one line."""
     return _STATES.get(state, "")
+
+
+def visible(text: str) -> str:
+    """Controls, and what turns the direction of writing, are shown, never made; line breaks and tabs stay."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def size(count: int | None) -> str:
