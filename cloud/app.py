@@ -15,6 +15,7 @@ from cloud.api import (
     conflicts,
     devices,
     docs,
+    enrolment,
     exports,
     files,
     fleet,
@@ -36,6 +37,7 @@ from cloud.api import (
 )
 from cloud.dashboard import (
     conflict_pages,
+    enrolment_pages,
     group_pages,
     incident_pages,
     live,
@@ -51,6 +53,7 @@ from cloud.services import SERVICES, Services
 _PARTS: tuple[Any, ...] = (
     sync_events,
     devices,
+    enrolment,
     fleet,
     standing,
     subscriptions,
@@ -80,6 +83,7 @@ _PARTS: tuple[Any, ...] = (
     incident_pages,
     notification_pages,
     group_pages,
+    enrolment_pages,
     conflict_pages,
     webhook_pages,
     record_pages,

@@ -12,7 +12,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, identity, inbound, incidents, queue, record_types, standing, users
+from cloud.flows import deliveries, enrolment, identity, inbound, incidents, queue, record_types, standing, users
 from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
@@ -237,6 +237,7 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     keep_ms = settings.transition_keep_days * 86_400_000
     janitor.add("transitions", lambda: standing.drop_old_transitions(db, wall_ms() - keep_ms))
     janitor.add("hours", lambda: events.drop_old_hours(db, wall_ms() - HOURS_KEEP_MS))
+    janitor.add("enrolments", lambda: enrolment.forget(db, wall_ms()))
     janitor.add("incidents", lambda: incidents.forget(db, wall_ms() - keep_ms))
     janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
     keeper = Housekeeping(db, uploads, wall_ms)

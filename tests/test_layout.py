@@ -53,6 +53,7 @@ LAYERS = {
     "cloud.app": 4,
     "cloud.main": 5,
     "cloud.verbs": 4,
+    "cloud.enroll_verbs": 4,
     "cloud.notify_verbs": 4,
     "cloud.people_verbs": 4,
     "cloud.webhook_verbs": 4,

@@ -7,6 +7,7 @@ import msgspec
 from cloud.api import common, shapes
 from cloud.api.alerts import AlertsOut
 from cloud.api.audit import AuditOut
+from cloud.api.enrolment_operations import ENROLMENT
 from cloud.api.exports import ExportsOut
 from cloud.api.feed_operations import CONFLICTS, FEED
 from cloud.api.files import FileOut
@@ -497,6 +498,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *DEVICES,
     *STANDING,
     *FLEET,
+    *ENROLMENT,
     *TELEMETRY,
     *SESSIONS,
     *FILES,

@@ -176,39 +176,51 @@ async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audi
             code="device-id-invalid",
             hint="1-128 of A-Z a-z 0-9 . _ : @ -, beginning with a letter or digit",
         )
-    taken = AlreadyThere(
+    try:
+        async with db.transaction() as tx:
+            secret = new_secret("device")
+            await admit(tx, device_id, wire.token_hash(secret), now_ms, actor=actor)
+            return secret
+    except DuplicateRow:
+        raise _taken(device_id) from None
+
+
+def _taken(device_id: str) -> AlreadyThere:
+    return AlreadyThere(
         f"device {device_id} is enrolled already",
         hint=f"`pisync-cloud rotate {device_id}` gives it a new token; its old one ends",
     )
-    try:
-        async with db.transaction() as tx:
-            row = await tx.one("device_by_id", device_id=device_id)
-            if row is None:
-                dk = await tx.value("add_device", device_id=device_id, now_ms=now_ms)
-                await tx.run("add_device_state", dk=dk, now_ms=now_ms)
-                await tx.run("add_standing", dk=dk, now_ms=now_ms)
-            elif row["revoked_at_ms"] is None:
-                raise taken
-            else:
-                dk = row["dk"]
-                await tx.run("restore_device", dk=dk)
-                await tx.run("mark_device_state", dk=dk, shut_out=0)
-                await standing.restore(tx, dk, now_ms)
-            before = None if row is None else _device(device_id, revoked=True)
-            await _tell(
-                tx,
-                now_ms,
-                actor,
-                audit.DEVICE_ENROLLED,
-                device_id,
-                before=before,
-                after=_device(device_id, revoked=False),
-            )
-            told = announcing.of_device("device.enrolled", device_id, again=row is not None)
-            await announcing.announce(tx, [told], now_ms)
-            return await _new_token(tx, dk, now_ms)
-    except DuplicateRow:
-        raise taken from None
+
+
+async def admit(tx: Tx, device_id: str, token_hash: str, now_ms: int, *, actor: str, replace: bool = False) -> int:
+    """Lets a device in with a token of which the SHA-256 is known; gives its internal key.
+
+    A revoked device is let in again. Of one that is in, `replace` ends the old tokens. Raises AlreadyThere.
+    """
+    row = await tx.one("device_by_id", device_id=device_id)
+    if row is None:
+        dk = await tx.value("add_device", device_id=device_id, now_ms=now_ms)
+        await tx.run("add_device_state", dk=dk, now_ms=now_ms)
+        await tx.run("add_standing", dk=dk, now_ms=now_ms)
+    elif row["revoked_at_ms"] is not None:
+        dk = row["dk"]
+        await tx.run("restore_device", dk=dk)
+        await tx.run("mark_device_state", dk=dk, shut_out=0)
+        await standing.restore(tx, dk, now_ms)
+    elif replace:
+        dk = row["dk"]
+        await tx.run("end_device_tokens", dk=dk, ends_at_ms=now_ms)
+    else:
+        raise _taken(device_id)
+    before = None if row is None else _device(device_id, revoked=row["revoked_at_ms"] is not None)
+    after = _device(device_id, revoked=False)
+    await _tell(tx, now_ms, actor, audit.DEVICE_ENROLLED, device_id, before=before, after=after)
+    told = announcing.of_device("device.enrolled", device_id, again=row is not None)
+    await announcing.announce(tx, [told], now_ms)
+    await tx.run("add_device_token", token_hash=token_hash, dk=dk, now_ms=now_ms)
+    await tx.run("identity_changed")
+    await tx.run("fleet_changed")
+    return int(dk)
 
 
 async def rotate(db: Database, device_id: str, now_ms: int, *, keep_old_s: int = 0, actor: str = audit.SYSTEM) -> str:

@@ -69,11 +69,24 @@ async def change(
 ) -> frozenset[Scope]:
     """Some more, some less; gives what there is then. Raises Refusal 404, 422."""
     async with db.transaction() as tx:
-        dk = await _locked(tx, device_id)
-        wanted = ((await rows.subscriptions(tx, dk)) - drop) | add
-        if len(wanted) > SUBSCRIPTIONS_MAX:
-            raise _too_many(len(wanted))
-        return await _change(tx, dk, device_id, wanted, actor=actor, now_ms=now_ms)
+        return await change_in(tx, device_id, add=add, drop=drop, actor=actor, now_ms=now_ms)
+
+
+async def change_in(
+    tx: Tx,
+    device_id: str,
+    *,
+    add: frozenset[Scope] = frozenset(),
+    drop: frozenset[Scope] = frozenset(),
+    actor: str,
+    now_ms: int,
+) -> frozenset[Scope]:
+    """`change` inside a transaction. Raises Refusal 404, 422."""
+    dk = await _locked(tx, device_id)
+    wanted = ((await rows.subscriptions(tx, dk)) - drop) | add
+    if len(wanted) > SUBSCRIPTIONS_MAX:
+        raise _too_many(len(wanted))
+    return await _change(tx, dk, device_id, wanted, actor=actor, now_ms=now_ms)
 
 
 async def _locked(tx: Tx, device_id: str) -> int:

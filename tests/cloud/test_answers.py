@@ -60,6 +60,17 @@ ASKS: dict[str, tuple[str, str, Any]] = {
     "getTags": ("viewer", "/api/tags", None),
     "getOverview": ("viewer", "/api/overview", None),
     "getFaults": ("viewer", "/api/faults", None),
+    "postEnrollCode": ("operator", "/api/enroll-codes", {"tags": ["lab"]}),
+    "getEnrollCodes": ("operator", "/api/enroll-codes", None),
+    "deleteEnrollCode": ("operator", "/api/enroll-codes/{code_id}", None),
+    "postFleetKey": ("admin", "/api/fleet-keys", {"name": "cards"}),
+    "getFleetKeys": ("admin", "/api/fleet-keys", None),
+    "deleteFleetKey": ("admin", "/api/fleet-keys/cards", None),
+    "postEnroll": ("nobody", "/api/enroll", {"device_id": "pi-new", "code": "{code}"}),
+    "getEnrolments": ("operator", "/api/enrolments", None),
+    "postAccept": ("operator", "/api/devices/pi-w1/accept", {}),
+    "postReject": ("operator", "/api/devices/pi-w2/reject", {}),
+    "postRetire": ("operator", "/api/devices/pi-w1/retire", None),
     "getRepeatedFailures": ("viewer", "/api/devices/repeated-failures?threshold=0", None),
     "getNotifications": ("viewer", "/api/notifications", None),
     "postTrack": ("device", "/api/telemetry/track", {"eventType": "lesson.completed", "eventData": {}}),
@@ -150,6 +161,7 @@ class There:
         self.names["incident"] = str(found["data"][0]["id"])
         hush = {"comment": "works", "for_s": 60, "tag": "x"}
         self.names["silence"] = (await self.ok("operator", "POST", "/api/silences", hush))["data"]["id"]
+        await self._enrolment()
         mine = {"itemType": "enrollment", "itemData": {"enrollmentId": "en-1", "courseId": "a"}}
         await self.ok("device", "POST", "/api/telemetry/batch", {"batchId": "r1", "items": [{**mine, "id": "r1"}]})
         await self.ok("operator", "PUT", "/api/records/enrollment/en-1", {"fields": {"courseId": "b"}})
@@ -166,6 +178,17 @@ class There:
             assert answer.status == 201
             self.names["upload"] = answer.headers["Location"]
 
+    async def _enrolment(self) -> None:
+        self.names["code"] = (await self.ok("operator", "POST", "/api/enroll-codes", {}))["data"]["code"]
+        await self.ok("operator", "POST", "/api/enroll-codes", {})
+        found = (await self.ok("operator", "GET", "/api/enroll-codes"))["data"]
+        used = hashlib.sha256(self.names["code"].replace("-", "").encode()).hexdigest()[:16]
+        self.names["code_id"] = next(each["id"] for each in found if each["id"] != used)
+        key = (await self.ok("admin", "POST", "/api/fleet-keys", {"name": "prepared"}))["data"]["fleet_key"]
+        for name in ("pi-w1", "pi-w2"):
+            body = {"device_id": name, "fleet_key": key, "token_sha256": hashlib.sha256(name.encode()).hexdigest()}
+            await self.ok("nobody", "POST", "/api/enroll", body)
+
     async def ok(self, who: str, method: str, path: str, body: Any = None) -> Any:
         status, answer = await self.cloud.call(method, path, headers=self.who[who], json=body)
         assert status < 300, (method, path, status, answer)
@@ -181,6 +204,8 @@ class There:
             headers["x-webhook-signature"] = hmac.new(SECRET.encode(), data, hashlib.sha256).hexdigest()
         else:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            if data is not None and "code" in self.names:
+                data = data.replace(b"{code}", self.names["code"].encode())
         url = self.cloud.url + path.format(**self.names)
         async with self.cloud.http.request(operation.method, url, headers=headers, data=data) as answer:
             return answer.status, await answer.json(content_type=None), answer.headers["X-Request-ID"]
