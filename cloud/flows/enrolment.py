@@ -321,7 +321,7 @@ async def _check(tx: Tx, place: Place) -> None:
             "/groups", "group-unknown", f"there is no group {wrong[0]!r}"[:200], hint="make it first"
         )
     if len(place.tags) > groups.TAGS_MAX or not all(access.is_name(tag) for tag in place.tags):
-        raise problems.invalid("/tags", "tag", "tags are of letters, digits, . _ @ - and blanks")
+        raise problems.invalid("/tags", "tag", "a tag cannot be like that", hint="letters, digits, . _ @ - and blanks")
 
 
 def _taken(device_id: str) -> Refusal:
