@@ -20,12 +20,13 @@ from record_helpers import Device, sql, subscribe
 from webhook_rig import Receiver, receiving
 
 from cloud.dashboard import record_pages
-from cloud.flows import audit, conflicts, endpoints, groups, identity
+from cloud.flows import audit, conflicts, endpoints, enrolment, groups, identity
 from cloud.flows.endpoints import Actor
 from cloud.flows.incidents import Alerting, Terms
 from cloud.rules import access
 from cloud.services import wall_ms
 from cloud.store.db import Row
+from pisyncd.core import wire
 from pisyncd.core.record import TypeRule
 
 SignIn = Callable[..., Awaitable[Person]]
@@ -250,6 +251,65 @@ async def test_groups_beyond_reach_are_not_there(cloud: Cloud, sign_in: SignIn) 
     assert "south" not in page.text
     await operator.get("/groups/south", 404)
     assert {each.action for each in (await operator.get("/groups/north")).posts} == {"/logout"}
+
+
+# Enrolment
+
+
+async def asks(cloud: Cloud, device_id: str, fleet_key: str, **hardware: str) -> None:
+    """A device with a prepared card asks to be let in."""
+    asked = enrolment.Asked(
+        device_id=device_id,
+        token_hash=wire.token_hash(f"token of {device_id} {hardware}"),
+        hardware=hardware,
+        address="192.0.2.7",
+    )
+    answer = await enrolment.by_fleet_key(cloud.services.db, fleet_key, asked, wall_ms())
+    assert answer.state == "pending"
+
+
+async def test_devices_with_prepared_cards_are_let_in_or_kept_out(cloud: Cloud, sign_in: SignIn) -> None:
+    admin = await sign_in(cloud)
+    page = await admin.get("/enrolment")
+    refused = await admin.shown(page.form("/enrolment/fleet-keys"), 422, name="east 2026", site="nowhere", days=30)
+    assert refused.form("/enrolment/fleet-keys").fields["site"] == ["nowhere"]
+    key = only_secret(await admin.shown(page.form("/enrolment/fleet-keys"), name="east 2026", tags="solar", days=30))
+    await cloud.enroll("pi-known")
+    for device_id in ("pi-new", "pi-strange", "pi-known"):
+        await asks(cloud, device_id, key, model="Pi <b>4</b>", serial=f"s-{device_id}")
+    page = await admin.get("/enrolment")
+    assert "Pi <b>4</b>" in page.text
+    assert "name is taken" in page.text
+    accept, reject = "/enrolment/requests/accept", "/enrolment/requests/reject"
+    await admin.send(page.form(accept, device_id="pi-new"))
+    await admin.send(page.form(reject, device_id="pi-strange"))
+    await admin.send(page.form(accept, device_id="pi-known"))
+    await admin.shown(page.form(reject, device_id="pi-new"), 404)
+    assert "No device waits" in (await admin.get("/enrolment")).text
+    assert "pi-new" in (await admin.get("/enrolment?state=accepted")).text
+    assert "pi-strange" in (await admin.get("/enrolment?state=rejected")).text
+    assert await cloud.services.identity.who("token of pi-new {'model': 'Pi <b>4</b>', 'serial': 's-pi-new'}")
+    assert await admin.send(page.form("/enrolment/fleet-keys/revoke", name="east 2026"))
+    assert key not in await whole_audit(cloud)
+    actions = {row["action"] for row in await told(cloud, "*")}
+    assert {"fleet-key.made", "fleet-key.revoked", "enrolment.accepted", "enrolment.rejected"} <= actions
+    await admin.get("/enrolment?state=odd", 422)
+
+
+async def test_a_code_is_made_and_ended(cloud: Cloud, sign_in: SignIn) -> None:
+    admin = await sign_in(cloud)
+    page = await admin.get("/enrolment")
+    for wrong in ({"hours": 0}, {"hours": ""}, {"device_id": "no device"}, {"tags": "<b>"}):
+        refused = await admin.shown(page.form("/enrolment/codes"), 422, **wrong)
+        name, value = next(iter(wrong.items()))
+        assert refused.form("/enrolment/codes").fields[name] == [str(value)]
+    code = only_secret(await admin.shown(page.form("/enrolment/codes"), device_id="pi-9"))
+    page = await admin.get("/enrolment")
+    assert "pi-9" in page.text
+    assert code not in page.text
+    await admin.send(page.form("/enrolment/codes/remove"))
+    assert code.replace("-", "") not in (await whole_audit(cloud)).replace("-", "")
+    assert {row["action"] for row in await told(cloud, "enroll-code.*")} == {"enroll-code.made", "enroll-code.removed"}
 
 
 # Conflicts
@@ -543,6 +603,7 @@ async def test_a_key_is_made_narrow_and_ends(cloud: Cloud, sign_in: SignIn) -> N
 PAGES: dict[str, tuple[str, bool]] = {
     "/conflicts": ("viewer", False),
     "/incidents": ("viewer", True),
+    "/enrolment": ("operator", False),
     "/exports": ("viewer", False),
     "/groups": ("viewer", True),
     "/notifications": ("viewer", False),
@@ -598,7 +659,21 @@ async def test_no_form_works_from_elsewhere_or_for_who_may_only_look(cloud_lite:
     assert await whole_audit(cloud_lite) == before
 
 
-OWN = ("/incidents", "/notifications", "/groups", "/conflicts", "/webhooks", "/exports", "/audit", "/people")
+OWN = (
+    "/enrolment",
+    "/incidents",
+    "/notifications",
+    "/groups",
+    "/conflicts",
+    "/webhooks",
+    "/exports",
+    "/audit",
+    "/people",
+)
+
+
+#: What operators may send.
+OPERATORS = ("/conflicts/", "/incidents/", "/notifications/silences", "/enrolment/requests", "/enrolment/codes")
 
 
 async def filled(cloud: Cloud, admin: Person) -> None:
@@ -623,6 +698,9 @@ async def filled(cloud: Cloud, admin: Person) -> None:
     page = await admin.get("/notifications")
     silence = page.form("/notifications/silences")
     await admin.send(silence, tag="<img src=x>", comment=HOSTILE, until=f"{soon}T10:00")
+    page = await admin.get("/enrolment")
+    key = only_secret(await admin.shown(page.form("/enrolment/fleet-keys"), name="cards"))
+    await asks(cloud, "pi-3", key, model=HOSTILE)
     page = await admin.get("/people")
     await admin.shown(page.form("/people"), name="amina", groups_viewer="north")
     await admin.shown(page.form("/people/keys"), name="reports")
@@ -663,4 +741,4 @@ async def test_every_page_is_whole_and_its_forms_are_ours(cloud_lite: Cloud, sig
             assert each.buttons == 1, (path, each.action)
             if role != "admin" and each.action != "/logout":
                 assert role == "operator", (path, each.action)
-                assert each.action.startswith(("/conflicts/", "/incidents/", "/notifications/silences")), each.action
+                assert each.action.startswith(OPERATORS), each.action
