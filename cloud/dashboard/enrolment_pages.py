@@ -122,7 +122,7 @@ async def post_code(request: web.Request, fields: Fields) -> web.StreamResponse:
         actor=forms.who(request).actor,
         now_ms=wall_ms(),
     )
-    note = f"On the device: pisyncctl enroll --code {{the code}}. It works once, for {hours} hours."
+    note = f"On the device: pisyncctl enroll --code CODE. It works once, for {hours} hours."
     return _secret(request, f"A code for {device_id or 'a device'}", "Code", code, note)
 
 
