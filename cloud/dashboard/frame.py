@@ -27,9 +27,9 @@ from aiohttp import hdrs, web
 from cloud.api import access, keys, payload
 from cloud.dashboard import words
 from cloud.rules import access as rules
+from cloud.rules import fleet
 from cloud.rules.access import Principal, Role
 from cloud.services import SERVICES, wall_ms
-from pisyncd.core import wire
 from pisyncd.core.problems import Refusal
 
 HERE = Path(__file__).parent
@@ -49,6 +49,8 @@ HEADERS = {
 ASSETS = {"style.css": "text/css", "live.js": "text/javascript"}
 FORM_BYTES_MAX = 65_536
 FORM_FIELDS_MAX = 2_000
+#: What there was before a page was read; see cloud/flows/live.py. Only pages that bring themselves up to date have it.
+SEEN: web.RequestKey[str] = web.RequestKey("seen", str)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ NAV: tuple[tuple[Place, ...], ...] = (
     (
         Place(href="/notifications", label="Notifications"),
         Place(href="/groups", label="Groups", grouped=True),
+        Place(href="/enrolment", label="Enrolment", role="operator"),
         Place(href="/people", label="People", role="admin"),
     ),
 )
@@ -103,6 +106,7 @@ def page(*, role: Role = "viewer", grouped: bool = False) -> Callable[[Handler],
                 if principal is None:
                     raise web.HTTPSeeOther(f"/login?next={quote(request.path_qs, safe='')}")
                 _pass(principal, role, grouped)
+                request[SEEN] = await request.app[SERVICES].live.now()
                 return await handler(request)
             except Refusal as refusal:
                 return refused(request, refusal)
@@ -185,9 +189,11 @@ def refused(request: web.Request, refusal: Refusal) -> web.Response:
 
 def render(request: web.Request, template: str, context: Mapping[str, Any], *, status: int = 200) -> web.Response:
     """A page. Beside `context` a template has now_ms, ago(at_ms), csrf, principal, can(role), signed_in, asset, path,
-    nav, done, fresh_s, stale_s."""
+    nav, done, fresh_s, stale_s, freshness_of(at_ms)."""
     now_ms = wall_ms()
     principal = request.get(keys.PRINCIPAL)
+    settings = request.app[SERVICES].settings
+    fresh_s, stale_s = settings.fresh_minutes * 60, settings.stale_minutes * 60
     shared = {
         "now_ms": now_ms,
         "ago": lambda at_ms: words.ago(at_ms, now_ms),
@@ -198,9 +204,13 @@ def render(request: web.Request, template: str, context: Mapping[str, Any], *, s
         "asset": asset_url,
         "path": request.path,
         "nav": NAV,
+        "seen": request.get(SEEN, ""),
         "done": words.DONE.get(request.query.get("done", "")),
-        "fresh_s": request.app[SERVICES].settings.fresh_minutes * 60,
-        "stale_s": request.app[SERVICES].settings.stale_minutes * 60,
+        "fresh_s": fresh_s,
+        "stale_s": stale_s,
+        "freshness_of": lambda at_ms: fleet.freshness(
+            None if at_ms is None else (now_ms - at_ms) / 1000, fresh_s=fresh_s, stale_s=stale_s
+        ),
     }
     response = aiohttp_jinja2.render_template(template, request, {**shared, **context}, status=status)
     response.headers.update(HEADERS)
@@ -246,10 +256,14 @@ def setup(app: web.Application) -> None:
         size=words.size,
         number=words.number,
         clock=words.clock,
-        rfc3339=wire.rfc3339,
+        iso=words.iso,
+        since=words.since,
+        ahead=words.ahead,
+        several=words.several,
         about_state=words.about_state,
         path_url=words.path_url,
         path_text=words.path_text,
         quoted=lambda text: quote(text, safe=""),
+        quoted_path=lambda text: quote(text, safe="/"),
     )
     app.router.add_get("/assets/{name}", get_asset)

@@ -74,8 +74,8 @@ async def post_acknowledge(request: web.Request, fields: Fields) -> str:
         reach=access.reach(principal, "operator"),
         now_ms=wall_ms(),
     )
-    target = "/incidents" if first(fields, "back") == "list" else f"/incidents/{_number(request)}"
-    return f"{target}?done=acknowledged"
+    back = {"list": "/incidents"}.get(first(fields, "back"), first(fields, "back"))
+    return f"{frame.local(back) if back else f'/incidents/{_number(request)}'}?done=acknowledged"
 
 
 def setup(app: web.Application) -> None:

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
+import msgspec
+
+from cloud.flows.fleet import Snapshot
 from pisyncd.core import units, wire
+from pisyncd.core.vitals import Vitals
 
 #: Joiners are not among them: scripts and emoji need them.
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb]"
 )
+#: A Raspberry Pi slows itself down from 80 °C on.
+HOT_C = 80.0
+DISK_LOW_PERCENT = 10
+WORN_PERCENT = 80
+
 _SPANS = ((86_400, "day"), (3_600, "hour"), (60, "minute"))
 
 #: What a page says after a form has done its work; the address carries only the code.
@@ -112,6 +122,103 @@ def clock(at_ms: int | None) -> str:
         return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (OverflowError, ValueError, OSError):
         return "out of range"
+
+
+def iso(at_ms: int | None) -> str:
+    """'2026-01-31T12:30:00Z', for machines that read pages."""
+    return clock(at_ms)[:16].replace(" ", "T") + ":00Z" if clock(at_ms)[:1].isdigit() else ""
+
+
+def cell(name: str, value: Any) -> str:
+    """A column of a row as it stands in a CSV file; what ends in _ms is a moment."""
+    if value is None:
+        return ""
+    return iso(value) if name.endswith("_ms") else str(value)
+
+
+def since(at_ms: int, now_ms: int) -> str:
+    """As a person says it, in UTC: 'since 09:12', 'since yesterday', 'since Tuesday', 'since 3 May 2025'."""
+    at, now = datetime.fromtimestamp(at_ms / 1000, UTC), datetime.fromtimestamp(now_ms / 1000, UTC)
+    days = (now.date() - at.date()).days
+    if days <= 0:
+        return f"since {at:%H:%M}"
+    if days == 1:
+        return "since yesterday"
+    if days < 7:
+        return f"since {at:%A}"
+    return f"since {at.day} {at:%B}" + (f" {at.year}" if at.year != now.year else "")
+
+
+def ahead(at_ms: int | None, now_ms: int) -> str:
+    """What is to come, roughly: 'in 3 hours', 'any moment'; '' without a time."""
+    if at_ms is None:
+        return ""
+    return "any moment" if at_ms <= now_ms + 60_000 else "in " + ago(2 * now_ms - at_ms, now_ms).removesuffix(" ago")
+
+
+def several(count: int, one: str, many: str = "") -> str:
+    """'1 device', '3 devices'."""
+    return f"{number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def attention(fleet: Snapshot, now_ms: int) -> str:
+    """What needs a person, in a line: '3 devices fail, 2 are overdue; 212 devices: card full since Tuesday'."""
+    failing, overdue = fleet.states.get("failing", 0), fleet.states.get("overdue", 0)
+    parts = []
+    if failing:
+        parts.append(f"{several(failing, 'device fails', 'devices fail')}")
+    if overdue:
+        subject = number(overdue) if failing else several(overdue, "device")
+        parts.append(f"{subject} {'is' if overdue == 1 else 'are'} overdue")
+    found = [", ".join(parts)] if parts else []
+    worst = fleet.faults[0] if fleet.faults else None
+    if worst is not None and worst.since_ms is not None:
+        found.append(f"{several(worst.devices, 'device')}: {worst.title} {since(worst.since_ms, now_ms)}")
+    return "; ".join(found)
+
+
+def lasting(seconds: int) -> str:
+    """What a device has been up for: '3 days', '5 hours'."""
+    return ago(0, seconds * 1000).removesuffix(" ago").replace("just now", "under a minute")
+
+
+def vitals(told: Vitals) -> list[tuple[str, str, bool]]:
+    """What a device says of itself, as (name, value, whether it is bad); what it cannot tell is left out."""
+    throttled = told.throttled
+    trouble = [
+        name.replace("_", " ") for name, on in (msgspec.structs.asdict(throttled) if throttled else {}).items() if on
+    ]
+    disk, memory = told.disk_total_bytes, told.memory_total_bytes
+    hot, worn = told.temperature_c, told.card_wear_percent
+    rows: list[tuple[str, str | None, bool]] = [
+        ("Temperature", None if hot is None else f"{hot:.0f} °C", (hot or 0) >= HOT_C),
+        ("Power and speed", ", ".join(trouble) or (None if throttled is None else "as they should be"), bool(trouble)),
+        ("Card free", _part(told.disk_free_bytes, disk), _below(told.disk_free_bytes, disk, DISK_LOW_PERCENT)),
+        ("Card wear", None if worn is None else f"{worn:.0f} %", (worn or 0) >= WORN_PERCENT),
+        ("Memory available", _part(told.memory_available_bytes, memory), False),
+        ("Processor", None if told.cpu_percent is None else f"{told.cpu_percent:.0f} %", False),
+        ("Up for", None if told.uptime_s is None else lasting(told.uptime_s), False),
+        (
+            "Clock",
+            None if told.clock_trusted is None else "trusted" if told.clock_trusted else "not trusted",
+            told.clock_trusted is False,
+        ),
+        ("PiSync", told.version, False),
+        ("System", ", ".join(filter(None, (told.os, told.kernel))) or None, False),
+        ("Python", told.python, False),
+        ("Board", told.model, False),
+    ]
+    return [(name, value, bad) for name, value, bad in rows if value is not None]
+
+
+def _part(part: int | None, whole: int | None) -> str | None:
+    if part is None:
+        return None
+    return size(part) + (f" of {size(whole)}" if whole else "")
+
+
+def _below(part: int | None, whole: int | None, least_percent: int) -> bool:
+    return part is not None and bool(whole) and part * 100 < least_percent * (whole or 0)
 
 
 def percent(part: int, whole: int | None) -> int:

@@ -1,8 +1,12 @@
-"""Tells open pages that the fleet has changed: one look per second and process, while anybody listens."""
+"""Tells open pages that there is something new: one look per second and process, only while somebody listens.
+
+What is known is a text, 'FLEET.EVENTS': the generation of what pages show of the fleet, and the last sync event.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,41 +19,63 @@ log = structlog.get_logger()
 
 INTERVAL_S = 1.0
 LISTENERS_MAX = 200
+#: More open pages than a person looks at.
+LISTENERS_PER_SESSION_MAX = 10
 
 
 class Live:
-    """Listeners wait for a number that is other than theirs."""
+    """Listeners wait until what is known is not what they have seen."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
         self._changed = asyncio.Condition()
         self._somebody = asyncio.Event()
-        self.number = -1
-        self.listeners = 0
+        self._listeners: Counter[str] = Counter()
+        self._known = ""
         self.released = False
 
-    async def other_than(self, seen: int, timeout_s: float) -> int:
-        """The number once it is not `seen` any more, or after the time. At once when the service stops."""
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return self._listeners.total()
+
+    async def now(self) -> str:
+        """What is known now. Raises StorageBusy."""
+        async with self._db.reading() as tx:
+            row = await tx.one("live_marks")
+        assert row is not None
+        return f"{row['fleet']}.{row['events']}"
+
+    async def other_than(self, seen: str, timeout_s: float) -> str:
+        """What is known, once it is not `seen` any more, after the time, or when the service stops."""
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: self.number != seen or self.released)
+                await self._changed.wait_for(lambda: self._known != seen or self.released)
         except TimeoutError:
             pass
-        return self.number
+        return self._known
+
+    def has_room(self, session: str) -> tuple[bool, bool]:
+        """(whether the process takes another listener, whether it takes one more of this session)."""
+        return (
+            self.listeners < LISTENERS_MAX and not self.released,
+            self._listeners[session] < LISTENERS_PER_SESSION_MAX,
+        )
 
     @asynccontextmanager
-    async def listening(self) -> AsyncIterator[bool]:
-        """Counts a listener; False when there are too many."""
-        if self.listeners >= LISTENERS_MAX or self.released:
-            yield False
-            return
-        self.listeners += 1
+    async def listening(self, session: str) -> AsyncIterator[None]:
+        """Counts a listener while inside, and looks at once if it is the first. Raises StorageBusy."""
+        if not self.listeners:
+            self._known = await self.now()
+        self._listeners[session] += 1
         self._somebody.set()
         try:
-            yield True
+            yield
         finally:
-            self.listeners -= 1
-            if not self.listeners:
+            self._listeners[session] -= 1
+            if not self._listeners[session]:
+                del self._listeners[session]
+            if not self._listeners:
                 self._somebody.clear()
 
     async def release(self) -> None:
@@ -65,6 +91,7 @@ class Live:
         try:
             yield
         finally:
+            await self.release()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -72,13 +99,14 @@ class Live:
         while True:
             await self._somebody.wait()
             try:
-                async with self._db.reading() as tx:
-                    number = int(await tx.value("fleet_generation"))
-            except TransientError as error:
-                log.warning("live.postponed", code=error.code)
-            else:
-                if number != self.number:
+                known = await self.now()
+                if known != self._known:
                     async with self._changed:
-                        self.number = number
+                        self._known = known
                         self._changed.notify_all()
+            except TransientError as error:
+                log.warning("live.postponed", code=error.code, detail=error.detail)
+            except Exception:
+                # One look that fails must not end the news for good.
+                log.exception("live.failed")
             await asyncio.sleep(INTERVAL_S)
