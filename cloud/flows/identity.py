@@ -280,8 +280,9 @@ async def create_key(
                 scopes=msgspec.json.encode(limits["scopes"]).decode(),
                 expires_at_ms=expires_at_ms,
             )
-            after = _key(name, role) | {key: value for key, value in limits.items() if value}
-            await _tell(tx, now_ms, actor, audit.KEY_CREATED, name, after=after, role=role, **limits)
+            told = {key: value for key, value in limits.items() if value}
+            after = _key(name, role) | told
+            await _tell(tx, now_ms, actor, audit.KEY_CREATED, name, after=after, role=role, **told)
     except DuplicateRow:
         raise AlreadyThere(
             f"a key named {name} exists already", hint=f"`pisync-cloud key revoke {name}` ends it, or take another name"

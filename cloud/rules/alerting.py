@@ -188,7 +188,8 @@ class _Planner:
         keyed: dict[tuple[Kind, str], list[Trouble]] = {}
         for trouble in self._matched.values():
             key = _key(trouble)
-            if key is not None and (trouble.dk not in inside or key in self._common):
+            # Who is in a common incident stays there, also when it fails by another error now.
+            if key is not None and trouble.dk not in inside:
                 keyed.setdefault(key, []).append(trouble)
         held: set[int] = set()
         for key, incident in self._common.items():
@@ -202,7 +203,7 @@ class _Planner:
 
     def _carry_on(self, incident: Incident, candidates: Sequence[int]) -> set[int]:
         stays = {dk for dk in incident.members if dk in self._matched}
-        joins = tuple(dk for dk in candidates if dk not in incident.members)
+        joins = tuple(candidates)
         now_in = stays | set(joins)
         if len(now_in) * REST < incident.devices or not now_in:
             hushed = bool(incident.members) and incident.members <= self._now.hushed

@@ -159,6 +159,17 @@ def test_nobody_took_it_on() -> None:
     assert alerting.plan(replace(situation, now_ms=1000)) == [Escalate(incident=late, rule=rule)]
 
 
+def test_who_fails_by_another_error_now_stays_in_one_incident() -> None:
+    world = World()
+    full = [trouble(dk, fault="card-full") for dk in range(5)]
+    world.look([*full, *(trouble(dk, fault="dns") for dk in range(5, 10))])
+    world.look([*(trouble(dk, fault="dns") for dk in range(10))])
+    inside = [dk for each in world.open.values() for dk in each.members]
+    assert sorted(inside) == list(range(10))
+    world.look([trouble(0, fault="dns")])
+    assert [each.subject for each in world.open.values()] == ["pi-0"]
+
+
 def test_incidents_of_a_rule_that_is_no_more_end_quietly() -> None:
     world = World()
     world.look([trouble(1)])
