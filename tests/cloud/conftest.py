@@ -165,4 +165,19 @@ async def cloud_lite(start_cloud: StartCloud) -> Cloud:
     return await start_cloud()
 
 
+@pytest.fixture
+async def sign_in() -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """Signs somebody in for as long as the test takes: `await sign_in(cloud, "operator", "north")`, a Person."""
+    from page_helpers import person
+
+    async with AsyncExitStack() as stack:
+
+        async def signed_in(cloud: Cloud, role: str = "admin", group: str | None = None) -> Any:
+            found = await person(cloud, role, group)
+            stack.push_async_callback(found.http.close)
+            return found
+
+        yield signed_in
+
+
 __all__ = ["Cloud", "StartCloud", "web"]

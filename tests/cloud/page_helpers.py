@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import secrets
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
 from conftest import Cloud
-from record_helpers import sql
-
-from cloud.services import wall_ms
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 INLINE = {"b", "code", "span", "a", "time"}
@@ -183,11 +178,8 @@ class Person:
 
 
 async def person(cloud: Cloud, role: str = "admin", group: str | None = None) -> Person:
-    """An operator of a role, everywhere or for a group; `await it.http.close()` at the end."""
-    name = f"{role}-{secrets.token_hex(3)}"
-    grants = json.dumps([{"role": role, "group": group}])
-    statement = f"INSERT INTO operator VALUES ('{name}', 'x', '{grants}', {wall_ms()}, {wall_ms()}, NULL)"
-    await sql(cloud, statement, write=True)
+    """A new operator of a role, everywhere or for a group; `await it.http.close()` at the end."""
+    name, _ = await cloud.operator(role, group)
     cookie = await cloud.services.identity.begin_session(name, 3600)
     http = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True), cookies={"pisync_session": cookie})
     return Person(cloud=cloud, http=http, name=name, cookie=cookie)
