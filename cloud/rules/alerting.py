@@ -7,8 +7,8 @@ state is in between: once per streak. Many at once are one incident:
 * devices that fail by the same error: "212 devices: card full"
 
 as soon as there are `together_min` of them, and of a group `together_percent` of its devices. It takes in single
-incidents and later comers without a word, and is over when fewer than a third of its devices are left in it; those go
-on as incidents of their own, without being told again.
+incidents and later comers without a word, and is over when fewer than a third of its devices are left in it, and too
+few for a common incident; those go on as incidents of their own, without being told again.
 """
 
 from __future__ import annotations
@@ -166,6 +166,8 @@ class _Planner:
         self._single = {dk: each for each in incidents if each.kind == "device" for dk in each.members}
         self._stray = [each for each in incidents if each.kind == "device" and not each.members]
         self._matched = {each.dk: each for each in situation.troubles if matches(rule, each, situation.now_ms)}
+        #: Who was in a common incident that ends now.
+        self._released: set[int] = set()
         self._actions: list[Action] = [Close(incident=each, quietly=True) for each in self._stray]
 
     def plan(self) -> list[Action]:
@@ -179,46 +181,49 @@ class _Planner:
                 self._actions.append(Escalate(incident=incident, rule=self._rule))
         for dk, trouble in self._matched.items():
             if dk not in held and dk not in self._single:
-                self._actions.append(self._open_single(trouble, quietly=False))
+                self._actions.append(self._open_single(trouble, quietly=dk in self._released))
         return self._actions
 
     def _common_incidents(self) -> set[int]:
-        """Decides what is common; the devices that are then in a common incident or have been dealt with."""
+        """Decides what is common; the devices that are in a common incident then."""
         inside = {dk for each in self._common.values() for dk in each.members if dk in self._matched}
-        keyed: dict[tuple[Kind, str], list[Trouble]] = {}
+        keyed: dict[tuple[Kind, str], list[int]] = {}
         for trouble in self._matched.values():
-            key = _key(trouble)
             # Who is in a common incident stays there, also when it fails by another error now.
-            if key is not None and trouble.dk not in inside:
-                keyed.setdefault(key, []).append(trouble)
+            if trouble.dk not in inside and (key := _key(trouble)) is not None:
+                keyed.setdefault(key, []).append(trouble.dk)
+        ending = {key for key, each in self._common.items() if self._ends(key, each, len(keyed.get(key, ())))}
+        for key in ending:
+            incident = self._common[key]
+            quietly = bool(incident.members) and incident.members <= self._now.hushed
+            self._actions.append(Close(incident=incident, quietly=quietly))
+            self._released |= {dk for dk in incident.members if dk in self._matched}
+        for dk in self._released:
+            if (key := _key(self._matched[dk])) is not None:
+                keyed.setdefault(key, []).append(dk)
         held: set[int] = set()
         for key, incident in self._common.items():
-            held |= self._carry_on(incident, [each.dk for each in keyed.pop(key, [])])
-        for key, troubles in keyed.items():
-            fresh = [each for each in troubles if each.dk not in held]
-            if len(fresh) >= self._needed(key):
-                held |= {each.dk for each in fresh}
-                self._actions.append(self._open_common(key, fresh))
+            if key not in ending:
+                held |= self._carry_on(incident, keyed.pop(key, []))
+        for key, members in keyed.items():
+            if len(members) >= self._needed(key):
+                held |= set(members)
+                self._actions.append(self._open_common(key, [self._matched[dk] for dk in members]))
         return held
 
-    def _carry_on(self, incident: Incident, candidates: Sequence[int]) -> set[int]:
+    def _ends(self, key: tuple[Kind, str], incident: Incident, joining: int) -> bool:
+        """Few are left of it, and too few for a common incident."""
+        left = sum(dk in self._matched for dk in incident.members) + joining
+        return not left or (left * REST < incident.devices + joining and left < self._needed(key))
+
+    def _carry_on(self, incident: Incident, joins: Sequence[int]) -> set[int]:
         stays = {dk for dk in incident.members if dk in self._matched}
-        joins = tuple(candidates)
-        now_in = stays | set(joins)
-        if len(now_in) * REST < incident.devices or not now_in:
-            hushed = bool(incident.members) and incident.members <= self._now.hushed
-            self._actions.append(Close(incident=incident, quietly=hushed))
-            self._actions += [
-                self._open_single(self._matched[dk], quietly=True) for dk in sorted(now_in) if dk not in self._single
-            ]
-            # Those that have an incident of their own keep it; the others have just got one.
-            return now_in - set(self._single)
         leaves = tuple(sorted(incident.members - stays))
         if joins or leaves:
-            self._actions.append(Change(incident=incident, joins=joins, leaves=leaves))
+            self._actions.append(Change(incident=incident, joins=tuple(joins), leaves=leaves))
         if self._is_late(incident):
             self._actions.append(Escalate(incident=incident, rule=self._rule))
-        return now_in
+        return stays | set(joins)
 
     def _needed(self, key: tuple[Kind, str]) -> float:
         share = self._now.sizes.get(key[1], 0) * self._now.together_percent / 100 if key[0] == "group" else 0
