@@ -193,7 +193,8 @@ def _filters(shown: argparse.ArgumentParser) -> None:
 
 
 def _audit_flags(shown: argparse.ArgumentParser) -> None:
-    shown.add_argument("--actor", metavar="WHO", help="key:NAME, cli:UNIX_USER, webhook:NAME, device:ID or system")
+    who = "operator:NAME, key:NAME, cli:UNIX_USER, webhook:NAME, device:ID or system"
+    shown.add_argument("--actor", metavar="WHO", help=who)
     shown.add_argument("--action", metavar="WHAT", help="device.enrolled, or all of a kind: 'record.*'")
     shown.add_argument("--target", metavar="WHOM", help="a device, a key, TYPE/ID of a record, a user's id")
     shown.add_argument("--from", dest="from_time", metavar="TIME", help="2026-01-31 or 2026-01-31T12:00:00Z")

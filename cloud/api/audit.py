@@ -17,7 +17,9 @@ TEXT_MAX = 300
 
 
 class AuditOut(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. `actor`: key:NAME, cli:UNIX_USER, webhook:NAME, device:ID or system. A user stands as a SHA-256.
+    """One entry. `actor`: operator:NAME, key:NAME, cli:UNIX_USER, webhook:NAME, device:ID or system.
+
+    A user stands as a SHA-256.
 
     `before_hash` and `after_hash`: SHA-256 of the canonical JSON of what was there before and after; null: nothing.
     """

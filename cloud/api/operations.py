@@ -482,7 +482,7 @@ AUDIT = (
         auth="A",
         params=(
             *common.paging(50),
-            Param(name="actor", about="key:NAME, cli:UNIX_USER, webhook:NAME, device:ID, system"),
+            Param(name="actor", about="operator:NAME, key:NAME, cli:UNIX_USER, webhook:NAME, device:ID, system"),
             Param(name="action", about="`record.updated`, or `record.*`"),
             Param(name="target", about="a device, a key, TYPE/ID of a record, a user"),
             Param(name="from", schema=_TIME),
