@@ -21,8 +21,11 @@ Times are wall milliseconds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
+
+import msgspec
+from msgspec.structs import replace
 
 from cloud.rules import rhythm as rhythms
 from cloud.rules.calendar import Calendar
@@ -51,8 +54,7 @@ class Terms:
     recovering_above: int = 50
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a device now; see device_state. `alert_at_ms`: since when its syncs fail again and again."""
 
     seen_ms: int | None
@@ -65,8 +67,7 @@ class Facts:
     shut_out: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a device; see device_standing."""
 
     dk: int
@@ -89,8 +90,7 @@ class Standing:
     clear_at_ms: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """One change of `state`; `at_ms` is when it came about, which may be before it was noticed."""
 
     dk: int
@@ -101,8 +101,7 @@ class Transition:
     at_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a device is, before muting: since when, why, and when time alone would change it."""
 
     state: StateName
