@@ -18,6 +18,8 @@ from cloud.store.db import Row
 HEIGHT = 100
 STEP = 10
 LEAST = 2
+#: Fewer bars do not become broader.
+BARS_LEAST = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +82,12 @@ def draw(title: str, says: str, labels: Sequence[str], series: Sequence[Series])
     if not scale:
         return None
     line = round(HEIGHT * sides[0] / scale)
+    width = STEP * max(BARS_LEAST, len(labels))
+    # The newest stands at the right edge.
+    left = width - STEP * len(labels)
     bars = tuple(
         Bar(
-            x=at * STEP,
+            x=left + at * STEP,
             label=label,
             says=", ".join(f"{each.shown[at]} {each.label}" for each in series if each.values[at]) or "nothing",
             parts=tuple(_parts(series, at, scale, line)),
@@ -90,7 +95,7 @@ def draw(title: str, says: str, labels: Sequence[str], series: Sequence[Series])
         )
         for at, label in enumerate(labels)
     )
-    return Chart(title=title, says=says, series=tuple(series), bars=bars, width=STEP * len(bars), line=line)
+    return Chart(title=title, says=says, series=tuple(series), bars=bars, width=width, line=line)
 
 
 def _highest(series: Sequence[Series], count: int) -> float:

@@ -25,6 +25,8 @@ FAILURES_SHOWN = 50
 FAULTS_SHOWN = 50
 TRANSITIONS_SHOWN = 20
 CHART_EVENTS = 60
+#: States as the first page has them: what needs a person first.
+TILES = ("failing", "overdue", "recovering", "new", "healthy", "expected-quiet", "muted", "retired")
 CSV_PORTION = 5000
 CSV_ROWS_MAX = 1_000_000
 CSV_COLUMNS = (
@@ -111,7 +113,7 @@ async def overview(services: Services, reach: frozenset[str] | None) -> dict[str
     return {
         "fleet": found,
         "attention": words.attention(found, now_ms),
-        "states": [state for state in STATES if found.states.get(state) or state in TROUBLED],
+        "states": [state for state in TILES if found.states.get(state) or state in TROUBLED],
         "incidents": open_now[:INCIDENTS_SHOWN],
         "more_incidents": len(open_now) > INCIDENTS_SHOWN,
         "recovering": returning[:RECOVERING_SHOWN],

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from cloud.flows.fleet import Snapshot
+from cloud.rules.faults import UNSPECIFIED
 from pisyncd.core import units, wire
 from pisyncd.core.vitals import Vitals
 
@@ -171,8 +172,10 @@ def attention(fleet: Snapshot, now_ms: int) -> str:
         subject = number(overdue) if failing else several(overdue, "device")
         parts.append(f"{subject} {'is' if overdue == 1 else 'are'} overdue")
     found = [", ".join(parts)] if parts else []
-    worst = fleet.faults[0] if fleet.faults else None
-    if worst is not None and worst.since_ms is not None:
+    # A code says more than that something failed; the list has the one that most devices have first.
+    named = [each for each in fleet.faults if each.code != UNSPECIFIED] or fleet.faults
+    worst = named[0] if named else None
+    if parts and worst is not None and worst.since_ms is not None:
         found.append(f"{several(worst.devices, 'device')}: {worst.title} {since(worst.since_ms, now_ms)}")
     return "; ".join(found)
 

@@ -48,9 +48,8 @@ async def test_a_page_hears_what_there_is_and_what_is_new(cloud: Cloud) -> None:
 
 async def test_a_page_says_what_it_was_made_from(cloud_lite: Cloud) -> None:
     who = await person(cloud_lite, "viewer")
-    async with who.http as http:
-        async with http.get(f"{cloud_lite.url}/") as answer:
-            assert f'data-seen="{await cloud_lite.services.live.now()}"' in await answer.text()
+    async with who.http as http, http.get(f"{cloud_lite.url}/") as answer:
+        assert f'data-seen="{await cloud_lite.services.live.now()}"' in await answer.text()
 
 
 async def test_strangers_hear_nothing(cloud_lite: Cloud) -> None:

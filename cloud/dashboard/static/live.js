@@ -2,8 +2,8 @@
 //
 // The stream says what there is now ("FLEET.EVENTS"), the page what it was made from (data-seen). When they differ the
 // page is fetched again, and what stands under [data-live] is brought up to it node by node: focus, what is typed or
-// ticked, open details and scrolling stay as they are. A row is known by its first link, wherever it has moved: what a
-// person is about to press stays about the same device.
+// ticked, open details and scrolling stay as they are. A form is known by where it goes, a row by its first link, wherever
+// they have moved: what a person is about to press stays about the same device.
 "use strict";
 
 const SOON_MS = 1000; // the fleet has changed
@@ -21,7 +21,19 @@ let due = 0;
 let took = 0;
 let spoke = 0;
 
-const keyOf = (node) => (/^(TR|LI)$/.test(node.nodeName) && node.querySelector("a[href]")?.getAttribute("href")) || "";
+function keyOf(node) {
+  if (node.nodeType !== Node.ELEMENT_NODE) return "";
+  const own = node.id || node.getAttribute("aria-labelledby") || node.getAttribute("action");
+  return own || (/^(TR|LI)$/.test(node.nodeName) && node.querySelector("a[href]")?.getAttribute("href")) || "";
+}
+
+const classOf = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.getAttribute("class") : null);
+
+// The next of the old nodes that can become the new one.
+function alike(at, next) {
+  while (at && (keyOf(at) || at.nodeName !== next.nodeName || classOf(at) !== classOf(next))) at = at.nextSibling;
+  return at;
+}
 
 function morph(old, now) {
   if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -52,8 +64,7 @@ function morphChildren(old, now) {
   let at = old.firstChild;
   for (const next of [...now.childNodes]) {
     const key = keyOf(next);
-    const same = at && !keyOf(at) && at.nodeName === next.nodeName ? at : null;
-    const found = key ? known.get(key) : same;
+    const found = key ? known.get(key) : alike(at, next);
     known.delete(key);
     if (!found) old.insertBefore(document.importNode(next, true), at);
     else {
