@@ -8,13 +8,14 @@ from aiohttp import web
 
 from cloud.api import params
 from cloud.api.devices import wanted
-from cloud.dashboard import device_pages, forms, frame, reading
+from cloud.dashboard import bulk_pages, device_pages, forms, frame, reading
+from cloud.dashboard.forms import NOTHING, Tried
 from cloud.dashboard.frame import page
 from cloud.dashboard.record_pages import csv_lines
 from cloud.rules import access as rules
 from cloud.services import SERVICES
 
-CSV_LINES = 5000
+CSV_LINES = 1000
 
 
 def _reach(request: web.Request) -> frozenset[str] | None:
@@ -28,15 +29,21 @@ async def get_overview(request: web.Request) -> web.StreamResponse:
     return frame.render(request, "overview.html", context)
 
 
-@page(grouped=True)
-async def get_devices(request: web.Request) -> web.StreamResponse:
-    """200: a page of the devices that are asked for. Raises Refusal 422 (shown as a page)."""
+async def show_devices(request: web.Request, tried: Tried) -> web.StreamResponse:
+    """A page of the devices that are asked for. Raises Refusal 422."""
     number = params.whole(request, "page", 1, least=1, most=params.PAGE_MAX)
     chosen = wanted(request, sort="attention")
     context = await reading.devices(request.app[SERVICES], chosen, _reach(request), number=number)
     query = {name: value for name, value in request.query.items() if name not in ("page", "done") and value}
-    context |= {"query": urlencode(query, errors="replace"), "may_act": False}
-    return frame.render(request, "devices.html", context)
+    may_act = rules.reach(forms.who(request), "operator") != frozenset()
+    context |= {"query": urlencode(query, errors="replace"), "may_act": may_act, "tried": tried}
+    return frame.render(request, "devices.html", context, status=tried.status)
+
+
+@page(grouped=True)
+async def get_devices(request: web.Request) -> web.StreamResponse:
+    """200: a page of the devices that are asked for. Raises Refusal 422 (shown as a page)."""
+    return await show_devices(request, NOTHING)
 
 
 @page(grouped=True)
@@ -69,4 +76,5 @@ def setup(app: web.Application) -> None:
     app.router.add_get("/devices", get_devices)
     app.router.add_get("/devices.csv", get_devices_csv)
     app.router.add_get("/failures", get_failures)
+    bulk_pages.setup(app, show_devices)
     device_pages.setup(app)

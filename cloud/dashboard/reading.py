@@ -27,7 +27,7 @@ TRANSITIONS_SHOWN = 20
 CHART_EVENTS = 60
 #: States as the first page has them: what needs a person first.
 TILES = ("failing", "overdue", "recovering", "new", "healthy", "expected-quiet", "muted", "retired")
-CSV_PORTION = 5000
+CSV_PORTION = 1000
 CSV_ROWS_MAX = 1_000_000
 CSV_COLUMNS = (
     "device_id", "label", "site", "state", "since_ms", "reason", "detail", "last_seen_at_ms", "last_status",
@@ -59,7 +59,8 @@ async def devices(services: Services, wanted: Wanted, reach: frozenset[str] | No
         )
         named = [row["name"] for row in await groups.groups(tx) if reach is None or row["name"] in reach]
         tags = [row["tag"] for row in await groups.tags(tx)] if reach is None else []
-    known = (await services.overview.of(reach)).faults
+    last = services.overview.last(reach)
+    known = last.faults if last else []
     codes = {each.code for each in known}
     chosen = faults.about(wanted.fault) if wanted.fault else None
     return {

@@ -164,6 +164,10 @@ class Overview:
             task.add_done_callback(lambda _: self._looking.pop(reach, None))
         return await asyncio.shield(task)
 
+    def last(self, reach: frozenset[str] | None) -> Snapshot | None:
+        """The last snapshot, however old, for what has to be quick rather than new; None: nobody has looked yet."""
+        return self._kept.get(reach)
+
     async def _look(self, reach: frozenset[str] | None) -> Snapshot:
         now_ms = self.now_ms()
         async with self.db.reading() as tx:

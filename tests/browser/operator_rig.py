@@ -229,9 +229,10 @@ FAULTS = """() => {
     }
     const ids = [...document.querySelectorAll("[id]")].map((node) => node.id);
     for (const id of ids.filter((id, at) => ids.indexOf(id) !== at)) faults.push(`the id ${id} is there twice`);
-    for (const one of document.querySelectorAll("[aria-labelledby], [aria-describedby]"))
-        for (const id of `${one.getAttribute("aria-labelledby") ?? ""} ${one.getAttribute("aria-describedby") ?? ""}`.split(" "))
-            if (id && !document.getElementById(id)) say(one, `nothing has the id ${id}`);
+    for (const name of ["aria-labelledby", "aria-describedby"])
+        for (const one of document.querySelectorAll(`[${name}]`))
+            for (const id of one.getAttribute(name).split(" "))
+                if (id && !document.getElementById(id)) say(one, `nothing has the id ${id}`);
     for (const one of document.querySelectorAll("button, input:not([type=hidden]), select, nav a")) {
         const { width, height } = one.getBoundingClientRect();
         const around = one.closest("label, td.tick")?.getBoundingClientRect();

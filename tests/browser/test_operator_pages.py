@@ -1,4 +1,4 @@
-"""The operators' pages in a real browser: found, taken on and seen to change; by keyboard, on a phone, without scripts."""
+"""The operators' pages in a real browser: found, taken on, seen to change; by keyboard, on a phone, without scripts."""
 
 from __future__ import annotations
 

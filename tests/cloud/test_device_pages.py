@@ -150,9 +150,14 @@ async def test_who_sees_one_group_sees_and_touches_no_other_device(cloud: Cloud)
         for action in ("mute", "unmute", "describe"):
             form.action = f"/devices/pi-out/{action}"
             await who.shown(form, 404)
+        form = (await who.get("/devices")).form("/devices/bulk")
+        await who.shown(form, 404, device=["pi-out"], action="mute")
+        await who.shown(form, 403, device=["pi-in"], action="group", name="north")
+        await who.send(form, all="1", action="tag", name="mine")
         async with who.http.get(f"{cloud.url}/devices.csv") as answer:
             assert "pi-out" not in await answer.text()
     assert await audited(cloud, "device.muted") == []
+    assert await audited(cloud, "device.described") == [("test", "pi-in"), (f"operator:{who.name}", "pi-in")]
 
 
 async def vitals(cloud: Cloud, body: dict[str, Any]) -> None:
@@ -218,3 +223,34 @@ async def test_pages_of_the_list_keep_what_was_asked_for(cloud_lite: Cloud) -> N
         page = await who.get("/devices?state=new&sort=device_id&search=pi&page=2")
         assert "/devices/pi-50" in page.links
         assert "/devices/pi-00" not in page.links
+
+
+async def test_many_are_muted_tagged_and_grouped_at_once(cloud: Cloud) -> None:
+    await put_group(cloud.services.db, Group(name="pilot"), actor="test", now_ms=wall_ms())
+    for number in range(3):
+        await cloud.enroll(f"pi-{number}")
+    who = await person(cloud, "operator")
+    async with who.http:
+        form = (await who.get("/devices?sort=device_id")).form("/devices/bulk?sort=device_id")
+        refused = await who.shown(form, 422)
+        assert "No device is chosen." in refused.text
+        two = ["pi-0", "pi-2"]
+        refused = await who.shown(form, 422, device=two, action="tag", name="<bad>")
+        assert refused.form("/devices/bulk?sort=device_id").fields["name"] == ["<bad>"]
+        assert await who.send(form, device=two, action="mute", note="holidays") == "/devices?sort=device_id&done=muted"
+        page = await who.get("/devices?sort=device_id&done=muted")
+        assert page.text.count("holidays") == 2
+        await who.send(form, all="1", action="unmute")
+        assert "holidays" not in (await who.get("/devices")).text
+        await who.send(form, device=two, action="tag", name="old")
+        await who.send(form, device=["pi-0"], action="untag", name="old")
+        assert "1 device" in (await who.get("/devices?tag=old")).text
+        await who.send(form, all="1", action="group", name="pilot")
+        await who.send(form, device=["pi-1"], action="ungroup", name="pilot")
+        assert "2 devices" in (await who.get("/devices?group=pilot")).text
+        await who.shown(form, 404, device=["pi-0", "nobody"], action="tag", name="new")
+        assert "/devices?tag=new" not in (await who.get("/devices/pi-0")).links
+    assert len(await audited(cloud, "device.muted")) == 2
+    viewer = await person(cloud, "viewer")
+    async with viewer.http:
+        assert not [each for each in (await viewer.get("/devices")).posts if each.action.startswith("/devices")]
