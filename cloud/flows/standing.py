@@ -55,23 +55,29 @@ class Assessing:
         self._terms = terms
         self._calendars = known
         self._default = known[calendars.DEFAULT]
+        self._of_sites: dict[int, str] = {}
 
     async def adopt(self) -> int:
         """Gives a standing to devices that have none; how many."""
         async with self._db.transaction() as tx:
             return await tx.run("adopt_standings")
 
-    async def some(self) -> tuple[int, int]:
-        """Judges at most GROUP_MAX devices; (how many, how many of them changed their state)."""
-        async with self._db.reading() as tx:
-            of_sites = {row["dk"]: row["calendar"] for row in await tx.all("site_calendars")}
+    async def some(self, after: int = 0) -> tuple[int, int, int | None]:
+        """Judges at most GROUP_MAX devices with keys beyond `after`.
+
+        Gives (how many, how many of them changed their state, where to go on or None at the end).
+        """
+        if after == 0:
+            # Once per round: a calendar that is changed meanwhile counts from the next one on.
+            async with self._db.reading() as tx:
+                self._of_sites = {row["dk"]: row["calendar"] for row in await tx.all("site_calendars")}
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
-            rows = await tx.all("standings_due", now_ms=now_ms, row_limit=GROUP_MAX)
-            judged = [self._judge(row, of_sites.get(row["dk"]), now_ms) for row in rows]
+            rows = await tx.all("standings_due", after=after, now_ms=now_ms, row_limit=GROUP_MAX)
+            judged = [self._judge(row, self._of_sites.get(row["dk"]), now_ms) for row in rows]
             changes = [change for _, change in judged if change is not None]
             await _write(tx, [standing for standing, _ in judged], changes, now_ms)
-        return len(rows), len(changes)
+        return len(rows), len(changes), rows[-1]["dk"] if len(rows) == GROUP_MAX else None
 
     def _judge(self, row: Row, calendar: str | None, now_ms: int) -> tuple[Standing, Transition | None]:
         facts = Facts(

@@ -30,3 +30,6 @@ FROM group_member AS m
 JOIN device_group AS site ON site.name = m.name
 LEFT JOIN device_group AS region ON region.name = site.parent
 WHERE m.kind = 'site' AND coalesce(site.calendar, region.calendar) IS NOT NULL
+
+-- name: heard_longest_ago
+SELECT dk FROM device_state WHERE shut_out = 0 ORDER BY last_seen_at_ms, dk LIMIT :row_limit

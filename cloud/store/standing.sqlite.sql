@@ -3,8 +3,9 @@
 SELECT h.*, s.last_seen_at_ms, s.events_total, s.alert_opened_at_ms, s.consecutive_failures, s.last_error_code,
        s.last_queue_depth, s.last_event_at_ms, s.shut_out
 FROM device_standing AS h JOIN device_state AS s ON s.dk = h.dk
-WHERE coalesce(s.last_seen_at_ms, 0) <> h.heard_ms OR s.events_total <> h.heard_events OR h.due_at_ms <= :now_ms
-   OR s.shut_out <> CASE WHEN h.under = 'retired' THEN 1 ELSE 0 END
+WHERE h.dk > :after AND (
+    coalesce(s.last_seen_at_ms, 0) <> h.heard_ms OR s.events_total <> h.heard_events OR h.due_at_ms <= :now_ms
+    OR s.shut_out <> CASE WHEN h.under = 'retired' THEN 1 ELSE 0 END)
 ORDER BY h.dk LIMIT :row_limit
 
 -- name: standings_for_update

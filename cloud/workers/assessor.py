@@ -33,13 +33,12 @@ class Assessor:
         self._woken.set()
 
     async def step(self) -> float:
-        """Judges until nothing is due; the seconds until it wants to be called again."""
+        """Goes through all devices that are due; the seconds until it wants to be called again."""
         judged = changed = 0
-        while True:
-            some, changes = await self._assessing.some()
+        after: int | None = 0
+        while after is not None:
+            some, changes, after = await self._assessing.some(after)
             judged, changed = judged + some, changed + changes
-            if not some:
-                break
             # A whole fleet takes seconds: requests have their turn in between.
             await asyncio.sleep(0)
         if changed:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import capture, conflicts, daemon, ingest, learning, records, transfers, webhooks
+from benchmarks import capture, conflicts, daemon, fleet, ingest, learning, records, transfers, webhooks
 from benchmarks.result import Options, Result, Skipped
 
 BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
@@ -26,6 +26,8 @@ BENCHMARKS: dict[str, Callable[[Options], Iterator[Result | Skipped]]] = {
     "records-pull": records.records_pull,
     "conflict": conflicts.conflict,
     "webhooks": webhooks.webhooks,
+    "standing": fleet.standing,
+    "pages": fleet.pages,
     "latency": daemon.latency,
     "sqlite-copies": daemon.sqlite_copies,
     "idle": daemon.idle,

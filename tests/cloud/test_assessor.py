@@ -43,8 +43,9 @@ def at(db: Database, now_ms: int) -> Assessing:
 
 
 async def settle(assessing: Assessing) -> None:
-    while (await assessing.some())[0]:
-        pass
+    after: int | None = 0
+    while after is not None:
+        _, _, after = await assessing.some(after)
 
 
 async def test_three_failures_in_a_row_are_failing_and_a_success_ends_it(cloud: Cloud) -> None:
