@@ -81,7 +81,9 @@ def draw(title: str, says: str, labels: Sequence[str], series: Sequence[Series])
     scale = sum(sides)
     if not scale:
         return None
-    line = round(HEIGHT * sides[0] / scale)
+    below = sum(each.below for each in series)
+    # Either side has room for the least of each series that it has.
+    line = min(max(round(HEIGHT * sides[0] / scale), LEAST * (len(series) - below)), HEIGHT - LEAST * below)
     width = STEP * max(BARS_LEAST, len(labels))
     # The newest stands at the right edge.
     left = width - STEP * len(labels)
@@ -103,20 +105,18 @@ def _highest(series: Sequence[Series], count: int) -> float:
 
 
 def _parts(series: Sequence[Series], at: int, scale: float, line: int) -> list[Part]:
-    found, top, bottom = [], line, line
+    """From the line upwards and downwards, within the drawing."""
+    found, edges = [], {False: line, True: line}
+    left = {side: sum(bool(each.values[at]) for each in series if each.below is side) for side in (False, True)}
     for each in series:
-        value = each.values[at]
+        value, edge = each.values[at], edges[each.below]
         if not value:
             continue
-        height = max(LEAST, round(HEIGHT * value / scale))
-        if each.below:
-            height = min(height, HEIGHT) if bottom + height <= HEIGHT else max(LEAST, HEIGHT - bottom)
-            y = min(bottom, HEIGHT - height)
-            bottom = y + height
-        else:
-            y = max(0, top - height)
-            height = max(LEAST, top - y)
-            top = y
+        left[each.below] -= 1
+        room = (HEIGHT - edge if each.below else edge) - LEAST * left[each.below]
+        height = min(max(LEAST, round(HEIGHT * value / scale)), room)
+        y = edge if each.below else edge - height
+        edges[each.below] = edge + height if each.below else y
         found.append(Part(kind=each.kind, y=y, height=height))
     return found
 
