@@ -7,7 +7,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,31 +119,31 @@ async def test_a_learner_is_let_in_by_a_shared_secret(start_cloud: StartCloud, t
 
 
 @pytest.mark.parametrize(
-    ("token", "code"),
+    ("made", "code"),
     [
-        (signed(exp=int(time.time()) - 61), "token-expired"),
-        (signed(exp=None), "token-refused"),
-        (signed(sub=None), "token-refused"),
-        (signed(sub="learner-1"), "token-refused"),
-        (signed(sub=ME + "\n"), "token-refused"),
-        (signed(nbf=int(time.time()) + 36_000), "token-refused"),
-        (signed(iat=int(time.time()) + 36_000), "token-refused"),
-        (signed("x" * 32), "token-refused"),
-        (signed(algorithm="HS512", key="k" * 64), "token-refused"),
-        (signed("", "none"), "token-refused"),
-        (signed(headers={"crit": ["b64"], "b64": False}), "token-refused"),
-        (signed()[:-2], "token-refused"),
-        (signed() + "é", "token-refused"),
-        ("a.b.c", "token-refused"),
-        ("..", "token-refused"),
-        (base64.urlsafe_b64encode(b"[" * 3000).decode() + ".e30.e30", "token-refused"),
-        ("W10.e30.e30", "token-refused"),
-        ("bnVsbA.e30.e30", "token-refused"),
+        pytest.param(lambda: signed(exp=int(time.time()) - 61), "token-expired", id="over"),
+        pytest.param(lambda: signed(exp=None), "token-refused", id="without-an-end"),
+        pytest.param(lambda: signed(sub=None), "token-refused", id="nobody"),
+        pytest.param(lambda: signed(sub="learner-1"), "token-refused", id="a-name"),
+        pytest.param(lambda: signed(sub=ME + "\n"), "token-refused", id="a-line"),
+        pytest.param(lambda: signed(nbf=int(time.time()) + 36_000), "token-refused", id="not-yet"),
+        pytest.param(lambda: signed(iat=int(time.time()) + 36_000), "token-refused", id="of-tomorrow"),
+        pytest.param(lambda: signed("x" * 32), "token-refused", id="another-secret"),
+        pytest.param(lambda: signed(algorithm="HS512", key="k" * 64), "token-refused", id="another-algorithm"),
+        pytest.param(lambda: signed("", "none"), "token-refused", id="unsigned"),
+        pytest.param(lambda: signed(headers={"crit": ["b64"], "b64": False}), "token-refused", id="unknown-crit"),
+        pytest.param(lambda: signed()[:-2], "token-refused", id="cut"),
+        pytest.param(lambda: signed() + "é", "token-refused", id="not-ascii"),
+        pytest.param(lambda: "a.b.c", "token-refused", id="no-json"),
+        pytest.param(lambda: "..", "token-refused", id="empty"),
+        pytest.param(lambda: base64.urlsafe_b64encode(b"[" * 3000).decode() + ".e30.e30", "token-refused", id="deep"),
+        pytest.param(lambda: "W10.e30.e30", "token-refused", id="a-list"),
+        pytest.param(lambda: "bnVsbA.e30.e30", "token-refused", id="null"),
     ],
 )
-async def test_tokens_that_do_not_hold(start_cloud: StartCloud, token: str, code: str) -> None:
+async def test_tokens_that_do_not_hold(start_cloud: StartCloud, made: Callable[[], str], code: str) -> None:
     cloud = await start_cloud(jwt_secret=SECRET)
-    async with cloud.http.post(cloud.url + "/v1/sessions", json=NEW_SESSION, headers=bearer(token)) as answer:
+    async with cloud.http.post(cloud.url + "/v1/sessions", json=NEW_SESSION, headers=bearer(made())) as answer:
         problem = await answer.json(content_type=None)
         assert (answer.status, problem["code"], problem["retryable"]) == (401, code, False)
         assert problem["hint"]
