@@ -88,8 +88,11 @@ class Publisher:
     async def finish(self, upload: UploadRow, digest: receive.Digest | None, *, new: bool = False) -> Outcome:
         """Verifies and publishes. `digest` covers the whole upload or is None; a `new` upload has no row yet.
 
-        Raises StorageFull and StorageBusy; nothing is lost then, and it can be tried again.
+        One that is over already ends as it did. Raises StorageFull and StorageBusy; nothing is lost then, and it can be
+        tried again.
         """
+        if not new and (before := await self._ended_before(upload)) is not None:
+            return before
         whole = upload.role != "final" or await self._concatenate(upload)
         sha256 = await self._sha256(upload, digest)
         if not whole:
@@ -114,6 +117,23 @@ class Publisher:
             refused=len(outcome.refusals),
         )
         return outcome
+
+    async def _ended_before(self, upload: UploadRow) -> Outcome | None:
+        # Whoever asks to finish may have looked before somebody else had finished it: its bytes are gone by now.
+        async with self._db.reading() as tx:
+            row = await uploads.get(tx, upload.id)
+            if row is None or row.state == "ended":
+                return Outcome(state="refused", error_code="upload-ended")
+            if row.state == "receiving":
+                return None
+            refusals = await uploads.refusals(tx, upload.id)
+        return Outcome(
+            state=row.state,
+            error_code=row.error_code,
+            published=row.published,
+            reused=row.reused,
+            refusals=refusals,
+        )
 
     async def reuse(self, upload: UploadRow) -> Outcome | None:
         """Publishes a new upload from a content that the device delivered before; None when there is none."""

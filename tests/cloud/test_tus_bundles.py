@@ -6,11 +6,13 @@ import os
 import tarfile
 import time
 
+import msgspec
 import pytest
 from backports import zstd
 
 from cloud.flows import unpack
 from cloud.flows.terms import Policy
+from cloud.store import uploads as rows
 from pisyncd.core import wire
 from tests.cloud.conftest import Cloud
 from tests.cloud.tus_helpers import Device, Reply, bundle_of, member, reused, sha256, tar_of
@@ -144,6 +146,18 @@ async def test_a_bundle_of_nothing_publishes_nothing(lite: Device) -> None:
     reply = await deliver(lite, bundle_of([]))
     assert reply.state == "published"
     assert await lite.listed() == {}
+
+
+@pytest.mark.parametrize("members", [[], [member(b"r/a", b"a"), member(b"../b", b"b")]])
+async def test_who_comes_late_to_finish_is_told_how_it_ended(device: Device, members: list[bytes]) -> None:
+    reply = await deliver(device, bundle_of(members))
+    services = device.cloud.services
+    async with services.db.reading() as tx:
+        row = await rows.get(tx, reply.headers["Location"].rpartition("/")[2])
+    assert row is not None
+    looked_earlier = msgspec.structs.replace(row, state="receiving")
+    again = await services.uploads._publisher.finish(looked_earlier, None)
+    assert (again.state, again.published, len(again.refusals)) == (reply.state, row.published, row.refused)
 
 
 def _flip(data: bytes, at: int) -> bytes:
