@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import structlog
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from cloud import config
 from cloud.flows import announcing, audit
@@ -29,11 +30,6 @@ UNMUTED = "device.unmuted"
 CHANGED = "device.state_changed"
 #: Silence by night and over the weekend is no news.
 _NO_NEWS = frozenset({("healthy", "expected-quiet"), ("expected-quiet", "healthy")})
-
-_COLUMNS = (
-    "state", "under", "since_ms", "reason", "detail", "muted_until_ms", "flap_score", "flap_at_ms", "flapping",
-    "heard_ms", "heard_events", "due_at_ms", "rhythm", "backlog", "backlog_at_ms", "drain_per_s", "clear_at_ms", "dk",
-)  # fmt: skip
 
 
 def load_calendars(file: str, timezone: str) -> dict[str, Calendar]:
@@ -80,18 +76,11 @@ class Assessing:
         return len(rows), len(changes), rows[-1]["dk"] if len(rows) == GROUP_MAX else None
 
     def _judge(self, row: Row, calendar: str | None, now_ms: int) -> tuple[Standing, Transition | None]:
-        facts = Facts(
-            seen_ms=row["last_seen_at_ms"],
-            events=row["events_total"],
-            alert_at_ms=row["alert_opened_at_ms"],
-            failures=row["consecutive_failures"],
-            error_code=row["last_error_code"],
-            backlog=row["last_queue_depth"],
-            event_ms=row["last_event_at_ms"],
-            shut_out=bool(row["shut_out"]),
-        )
+        # Not strictly: SQLite knows no booleans.
+        told: dict[str, Any] = dict(zip(row.keys(), cast("Iterable[Any]", row), strict=True))
+        facts = msgspec.convert(told, Facts, strict=False)
         known = self._calendars.get(calendar, self._default) if calendar else self._default
-        return rules.judge(standing_of(row), facts, known, self._terms, now_ms)
+        return rules.judge(msgspec.convert(told, Standing, strict=False), facts, known, self._terms, now_ms)
 
 
 async def mute(tx: Tx, dks: Sequence[int], *, until_ms: int | None, note: str, actor: str, now_ms: int) -> int:
@@ -151,8 +140,7 @@ async def drop_old_transitions(db: Database, before_ms: int) -> int:
 
 def standing_of(row: Row) -> Standing:
     """A row of device_standing."""
-    values: dict[str, Any] = {name: row[name] for name in _COLUMNS}
-    return Standing(**{**values, "flapping": bool(row["flapping"])})
+    return msgspec.convert(dict(row), Standing, strict=False)
 
 
 async def _locked(tx: Tx, dks: Sequence[int]) -> list[Standing]:
@@ -160,15 +148,9 @@ async def _locked(tx: Tx, dks: Sequence[int]) -> list[Standing]:
 
 
 async def _write(tx: Tx, standings: Sequence[Standing], changes: Sequence[Transition], now_ms: int) -> None:
-    rows = [
-        (
-            *(getattr(each, name) for name in _COLUMNS[:8]),
-            int(each.flapping),
-            *(getattr(each, name) for name in _COLUMNS[9:]),
-        )
-        for each in standings
-    ]
-    await tx.bulk("save_standings", rows)
+    moved = {each.dk for each in changes}
+    await tx.bulk("save_standings", [astuple(each) for each in standings if each.dk in moved])
+    await tx.bulk("keep_standings", [astuple(each) for each in standings if each.dk not in moved])
     if not changes:
         return
     await tx.bulk(

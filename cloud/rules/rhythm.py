@@ -98,28 +98,32 @@ def likely(rhythm: Rhythm) -> list[float]:
 
 def overdue_at(rhythm: Rhythm, last_ms: int, calendar: Calendar, improbable: float) -> int:
     """When the silence since `last_ms` becomes less likely than `improbable` (0.01), to the hour."""
-    limit = -math.log(improbable)
+    missing = -math.log(improbable)
     first = calendar.local_s(last_ms) // DAY_S + 1
-    surprise = 0.0
     p_of = likely(rhythm)
+    surprise_of = [-math.log(1.0 - p) for p in p_of]
     for day in range(first, first + DAYS_MAX):
         if not calendar.is_open(day):
             continue
-        p = p_of[weekday(day)]
-        whole = surprise - math.log(1.0 - p)
-        if whole >= limit:
-            hour = _hour_when(rhythm.hours[weekday(day)], p, limit - surprise)
+        which = weekday(day)
+        if surprise_of[which] >= missing:
+            hour = _hour_when(rhythm.hours[which], (1.0 - math.exp(-missing)) / p_of[which])
             return calendar.at_ms(day * DAY_S + hour * HOUR_S)
-        surprise = whole
+        missing -= surprise_of[which]
     return calendar.at_ms((first + DAYS_MAX) * DAY_S)
 
 
-def _hour_when(hours: dict[int, float], p: float, missing: float) -> int:
-    """The end of the hour (1-24) by which the day has brought the surprise that was missing."""
-    total = sum(hours.values())
-    passed = 0.0
-    for hour in range(24):
-        passed += hours.get(hour, 0.0) / total if total else 1 / 24
-        if -math.log(1.0 - p * min(passed, 1.0)) >= missing:
+def never_overdue_before(last_ms: int, calendar: Calendar, improbable: float) -> int:
+    """Whatever the rhythm, `overdue_at` is not earlier: so many days it takes the most regular device."""
+    days = math.ceil(math.log(improbable) / math.log(1.0 - P_MAX) - 1e-9)
+    return calendar.at_ms((calendar.local_s(last_ms) // DAY_S + days) * DAY_S + HOUR_S)
+
+
+def _hour_when(hours: dict[int, float], share: float) -> int:
+    """The end of the hour (1-24) by which that share of a day's contacts has usually come."""
+    share *= sum(hours.values()) or 24.0
+    for hour in range(23):
+        share -= hours.get(hour, 0.0) if hours else 1.0
+        if share <= 0.0:
             return hour + 1
     return 24

@@ -62,8 +62,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     alert_at_ms: int | None = None
     failures: int = 0
     error_code: str | None = None
-    backlog: int | None = None
-    event_ms: int | None = None
+    queue_depth: int | None = None
     shut_out: bool = False
 
 
@@ -180,7 +179,10 @@ def _found(
         return _Found(state="retired", reason="retired", at_ms=now_ms)
     if facts.seen_ms is None:
         return _Found(state="new", reason="enrolled", at_ms=before.since_ms)
-    overdue_ms = rhythms.overdue_at(rhythm, facts.seen_ms, calendar, terms.improbable)
+    # Until then nobody needs the exact time, and finding it is most of the work.
+    overdue_ms = rhythms.never_overdue_before(facts.seen_ms, calendar, terms.improbable)
+    if now_ms >= overdue_ms:
+        overdue_ms = rhythms.overdue_at(rhythm, facts.seen_ms, calendar, terms.improbable)
     if now_ms >= overdue_ms:
         was = "; its syncs had been failing before" if facts.alert_at_ms is not None else ""
         detail = f"longer silent than it ever is by its rhythm{was}"
@@ -199,7 +201,7 @@ def _found(
         return _Found(state="expected-quiet", reason="silence-expected", at_ms=quiet_ms, due_at_ms=overdue_ms)
     due_ms = min(overdue_ms, -(-quiet_ms // QUIET_STEP_MS) * QUIET_STEP_MS)
     if _has_backlog(before, facts, terms):
-        detail = f"{facts.backlog} items are waiting on the device"
+        detail = f"{facts.queue_depth} items are waiting on the device"
         return _Found(state="recovering", reason="backlog", at_ms=facts.seen_ms, detail=detail, due_at_ms=due_ms)
     reason = "backlog-gone" if before.under == "recovering" else "heard"
     return _Found(state="healthy", reason=reason, at_ms=facts.seen_ms, due_at_ms=due_ms)
@@ -207,25 +209,27 @@ def _found(
 
 def _has_backlog(before: Standing, facts: Facts, terms: Terms) -> bool:
     """A backlog is told of a device that comes back with one, until a fifth of what was too much is left."""
-    if facts.backlog is None:
+    if facts.queue_depth is None:
         return False
     if before.under == "recovering":
-        return facts.backlog > terms.recovering_above // _LEFT
+        return facts.queue_depth > terms.recovering_above // _LEFT
     returns = before.under in ("overdue", "failing", "expected-quiet")
-    return returns and facts.backlog > terms.recovering_above
+    return returns and facts.queue_depth > terms.recovering_above
 
 
 def _with_backlog(before: Standing, facts: Facts) -> Standing:
     """The backlog that the device told last, and when it should be gone at the pace that it had lately."""
-    if facts.events == before.heard_events or facts.backlog is None or facts.seen_ms is None:
+    if facts.events == before.heard_events or facts.queue_depth is None or facts.seen_ms is None:
         return before
     passed_s = (facts.seen_ms - before.backlog_at_ms) / 1000 if before.backlog_at_ms is not None else 0.0
     pace: float | None = None
-    if before.backlog is not None and passed_s > 0 and facts.backlog < before.backlog:
-        now_pace = (before.backlog - facts.backlog) / passed_s
+    if before.backlog is not None and passed_s > 0 and facts.queue_depth < before.backlog:
+        now_pace = (before.backlog - facts.queue_depth) / passed_s
         pace = now_pace if before.drain_per_s is None else (before.drain_per_s + now_pace) / 2
-    clear_ms = facts.seen_ms + round(facts.backlog / pace * 1000) if pace and facts.backlog else None
-    return replace(before, backlog=facts.backlog, backlog_at_ms=facts.seen_ms, drain_per_s=pace, clear_at_ms=clear_ms)
+    clear_ms = facts.seen_ms + round(facts.queue_depth / pace * 1000) if pace and facts.queue_depth else None
+    return replace(
+        before, backlog=facts.queue_depth, backlog_at_ms=facts.seen_ms, drain_per_s=pace, clear_at_ms=clear_ms
+    )
 
 
 def _damped(before: Standing, found: _Found, now_ms: int) -> tuple[float, int, bool, _Found]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from conftest import Cloud
+from msgspec.structs import astuple
 
 from cloud.flows import fleet, groups, identity
 from cloud.flows.fleet import Ages, Overview, Wanted
 from cloud.flows.groups import Described, Group
 from cloud.rules import fleet as rules
+from cloud.rules.standing import Standing
 from cloud.store.db import Database
 from pisyncd.core.problems import Refusal
 
@@ -59,8 +61,8 @@ async def build(db: Database, count: int, seed: int) -> list[dict[str, Any]]:
     return model
 
 
-def _standing(state: str, dk: int) -> tuple[Any, ...]:
-    return (state, state, NOW, "heard", "", None, 0.0, 0, 0, NOW, 0, None, "", None, None, None, None, dk)
+def _standing(state: Any, dk: int) -> tuple[Any, ...]:
+    return astuple(Standing(dk=dk, state=state, under=state, since_ms=NOW, reason="heard", heard_ms=NOW))
 
 
 def matches(one: dict[str, Any], wanted: Wanted, reach: frozenset[str] | None) -> bool:
