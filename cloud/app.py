@@ -12,6 +12,7 @@ from cloud.api import (
     boundary,
     browser,
     changes,
+    commands,
     conflicts,
     devices,
     docs,
@@ -53,6 +54,7 @@ from cloud.services import SERVICES, Services
 _PARTS: tuple[Any, ...] = (
     sync_events,
     devices,
+    commands,
     enrolment,
     fleet,
     standing,

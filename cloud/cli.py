@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from cloud import config, enroll_verbs, notify_verbs, people_verbs, verbs, webhook_verbs
+from cloud import config, enroll_verbs, fleet_verbs, notify_verbs, people_verbs, verbs, webhook_verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
 from cloud.flows import identity, subscriptions
@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     _audit_flags(verb("audit", _verb(verbs.show_audit), "list what the audit keeps, newest first", listing))
     _way_out(verb)
     enroll_verbs.parser(commands, (common, listing), _verb, _whole, notify_verbs.seconds)
+    fleet_verbs.parser(commands, (common, listing), _verb, notify_verbs.seconds)
     notify_verbs.parser(commands, (common, listing), _verb)
     people_verbs.parser(commands, (common, listing), _verb, _making)
     webhook_verbs.parser(commands, (common, listing), _verb, _whole)

@@ -12,7 +12,19 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from cloud.config import Settings
-from cloud.flows import deliveries, enrolment, identity, inbound, incidents, queue, record_types, standing, users
+from cloud.flows import (
+    commands,
+    deliveries,
+    enrolment,
+    identity,
+    inbound,
+    incidents,
+    queue,
+    record_types,
+    standing,
+    users,
+)
+from cloud.flows.commands import Commands
 from cloud.flows.conflicts import Review
 from cloud.flows.feed import Feed
 from cloud.flows.figures import Figures
@@ -85,6 +97,7 @@ class Services:
     watch: Watch
     assessor: Assessor
     overview: Overview
+    commands: Commands
     live: Live
     alerter: Alerter
     notifier: Notifier
@@ -173,6 +186,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             watch=watch,
             assessor=assessor,
             overview=Overview(db=db, now_ms=wall_ms),
+            commands=Commands(db, wall_ms),
             live=live,
             alerter=alerter,
             notifier=notifier,
@@ -238,6 +252,7 @@ def _janitor(settings: Settings, db: Database, uploads: Uploads) -> Janitor:
     janitor.add("transitions", lambda: standing.drop_old_transitions(db, wall_ms() - keep_ms))
     janitor.add("hours", lambda: events.drop_old_hours(db, wall_ms() - HOURS_KEEP_MS))
     janitor.add("enrolments", lambda: enrolment.forget(db, wall_ms()))
+    janitor.add("commands", lambda: commands.forget(db, wall_ms()))
     janitor.add("incidents", lambda: incidents.forget(db, wall_ms() - keep_ms))
     janitor.add("batch-log", lambda: drop_old_batches(db, wall_ms() - BATCH_LOG_KEEP_S * 1000))
     keeper = Housekeeping(db, uploads, wall_ms)

@@ -7,6 +7,7 @@ import msgspec
 from cloud.api import common, shapes
 from cloud.api.alerts import AlertsOut
 from cloud.api.audit import AuditOut
+from cloud.api.commands_operations import COMMANDS
 from cloud.api.enrolment_operations import ENROLMENT
 from cloud.api.exports import ExportsOut
 from cloud.api.feed_operations import CONFLICTS, FEED
@@ -497,6 +498,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SYNC,
     *DEVICES,
     *STANDING,
+    *COMMANDS,
     *FLEET,
     *ENROLMENT,
     *TELEMETRY,

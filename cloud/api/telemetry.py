@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import msgspec
 from aiohttp import web
 
-from cloud.api import access, answers, keys, params, payload
+from cloud.api import access, answers, commands, keys, params, payload
 from cloud.api.shapes import BatchLogOut, ItemTrouble
 from cloud.flows import identity
 from cloud.flows.ingest import Taken
@@ -47,7 +47,8 @@ async def post_batch(request: web.Request) -> web.Response:
     unit = Unit(dk=principal.dk, user_id=principal.user_id, facts=facts, batch_id=batch.batchId, clocks=clocks)
     taken = await services.ingest.take(unit)
     brief = "return=minimal" in request.headers.get("Prefer", "").replace(" ", "").lower()
-    answer = wire.BatchAnswer(success=True, data=_outcome(taken, brief=brief), next=services.pacing)
+    wanted = await commands.next_of(services, principal)
+    answer = wire.BatchAnswer(success=True, data=_outcome(taken, brief=brief), next=wanted)
     return answers.beside(request, answer, headers={"Preference-Applied": "return=minimal"} if brief else None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast, get_args
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -11,13 +12,14 @@ from cloud.api.devices import ages, wanted
 from cloud.dashboard import forms
 from cloud.dashboard.forms import beside
 from cloud.dashboard.frame import Fields, FormHandler, first, form
-from cloud.flows import fleet, groups, standing
+from cloud.flows import commands, fleet, groups, standing
 from cloud.flows.groups import Described
 from cloud.rules import access as rules
 from cloud.services import SERVICES, wall_ms
 from cloud.store.db import Tx
 from pisyncd.core import problems
 from pisyncd.core.problems import Refusal
+from pisyncd.core.vitals import CommandKind
 
 #: In one transaction; more are told to be narrowed down.
 DEVICES_MAX = 5000
@@ -30,6 +32,8 @@ ACTIONS = {
     "untag": "untagged",
     "group": "grouped",
     "ungroup": "ungrouped",
+    "sync": "sync-asked",
+    "support-bundle": "support-bundle-asked",
 }
 MUTES = ("1", "7", "30", "")
 
@@ -82,12 +86,17 @@ async def _name(request: web.Request, tx: Tx, chosen: Chosen, action: str, field
         await groups.describe(tx, dk, device_id, said, actor=principal.actor, now_ms=wall_ms())
 
 
+async def _ask(request: web.Request, tx: Tx, chosen: Chosen, action: str, fields: Fields) -> None:
+    kind = cast(CommandKind, action)
+    await commands.ask(tx, dict(chosen), kind, actor=forms.who(request).actor, now_ms=wall_ms())
+
+
 async def _act(request: web.Request, fields: Fields) -> str:
     """Does it, all of it or nothing. Raises Refusal 403, 404, 422."""
     action = forms.choice(fields, "action", tuple(ACTIONS))
     async with request.app[SERVICES].db.transaction() as tx:
         chosen = await _chosen(request, tx, fields)
-        work = _mute if action.endswith("mute") else _name
+        work = _mute if action.endswith("mute") else _ask if action in get_args(CommandKind) else _name
         await work(request, tx, chosen, action, fields)
     asked = {name: value for name, value in request.query.items() if name != "done"}
     return f"/devices?{urlencode({**asked, 'done': ACTIONS[action]}, errors='replace')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast, get_args
 from urllib.parse import quote
 
 from aiohttp import web
@@ -10,11 +11,12 @@ from cloud.api import access, params
 from cloud.dashboard import device_reading, forms, frame
 from cloud.dashboard.forms import NOTHING, Tried, beside
 from cloud.dashboard.frame import Fields, first, form, page
-from cloud.flows import groups, identity, standing
+from cloud.flows import commands, groups, identity, standing
 from cloud.flows.groups import Described
 from cloud.rules import access as rules
 from cloud.services import SERVICES, wall_ms
 from pisyncd.core import problems
+from pisyncd.core.vitals import CommandKind
 
 DAY_MS = 86_400_000
 MUTES = ("1", "7", "30", "until", "")
@@ -73,6 +75,19 @@ async def post_unmute(request: web.Request, _fields: Fields) -> str:
 
 
 @form(role="operator", grouped=True)
+@beside(show, "ask")
+async def post_ask(request: web.Request, fields: Fields) -> str:
+    """The device is asked for something in the answer to its next batch. Raises Refusal 404, 422."""
+    kind = forms.choice(fields, "kind", get_args(CommandKind))
+    principal = forms.who(request)
+    async with request.app[SERVICES].db.transaction() as tx:
+        dk = await access.device_key(tx, principal, _id(request), "operator")
+        asked = {dk: _id(request)}
+        await commands.ask(tx, asked, cast(CommandKind, kind), actor=principal.actor, now_ms=wall_ms())
+    return _done(request, f"{kind}-asked")
+
+
+@form(role="operator", grouped=True)
 @beside(show, "describe")
 async def post_describe(request: web.Request, fields: Fields) -> str:
     """Label, note, site, groups and tags. Raises Refusal 404, 422."""
@@ -122,6 +137,7 @@ def setup(app: web.Application) -> None:
     app.router.add_get("/devices/{device_id}", get_device)
     app.router.add_post("/devices/{device_id}/mute", post_mute)
     app.router.add_post("/devices/{device_id}/unmute", post_unmute)
+    app.router.add_post("/devices/{device_id}/ask", post_ask)
     app.router.add_post("/devices/{device_id}/describe", post_describe)
     app.router.add_get("/devices/{device_id}/retire", get_retire)
     app.router.add_post("/devices/{device_id}/retire", post_retire)

@@ -146,6 +146,10 @@ class Changes:
     ended: dict[tuple[int, str], int] = field(default_factory=dict)
     #: devices whose earlier faults are over
     cured: set[int] = field(default_factory=set)
+    #: what devices say of themselves; of one that says so twice the last counts
+    vitals: dict[int, tuple[Any, ...]] = field(default_factory=dict)
+    #: how commands ended
+    results: list[tuple[Any, ...]] = field(default_factory=list)
     #: status -> events, and the files and bytes of all of them
     tally: Tally = field(default_factory=Tally)
 
@@ -199,6 +203,11 @@ class _Judge:
             return self._refused(unit, fact, "failed", *fault)
         self.known.messages[unit.dk, _user(unit, fact), fact.item_id] = fact.digest
         self.changes.messages.append(rows.message(unit.dk, _user(unit, fact), fact, self.now_ms))
+        if fact.vitals is not None:
+            self.changes.vitals[unit.dk] = rows.vitals(unit.dk, fact.vitals, fact.body, self.now_ms)
+            self.changes.results += [
+                (each.state, each.detail, self.now_ms, each.id, unit.dk) for each in fact.vitals.commands
+            ]
         if fact.change is not None:
             self.changes.session_changes.append((unit.dk, fact))
             for event in fact.events:

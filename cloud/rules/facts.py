@@ -14,6 +14,7 @@ from pisyncd.core.envelope import Envelope
 from pisyncd.core.record import State
 from pisyncd.core.recordwire import Plain
 from pisyncd.core.session import SessionChange
+from pisyncd.core.vitals import Vitals
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -88,6 +89,7 @@ class MessageFact:
     sent_ms: int | None = None
     record: RecordPush | Plain | None = None
     shown_id: str = ""
+    vitals: Vitals | None = None
 
 
 class TrackFact(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -15,7 +15,7 @@ from msgspec import Meta
 from cloud.rules import facts, learning, records
 from cloud.rules.access import DEVICE_ID_PATTERN
 from cloud.rules.facts import Fact, Fault, MessageFact, Place, RecordPush, SyncFact
-from pisyncd.core import problems, record, recordwire, track
+from pisyncd.core import problems, record, recordwire, track, vitals
 from pisyncd.core.wire import BATCH_ITEMS_MAX
 
 ITEM_BYTES_MAX = 256 * 1024
@@ -104,6 +104,7 @@ _TOLD = frozenset(
 _sync_decoder = msgspec.json.Decoder(SyncEventIn)
 _batch_decoder = msgspec.json.Decoder(BatchIn)
 _item_decoder = msgspec.json.Decoder(ItemIn)
+_vitals_decoder = msgspec.json.Decoder(vitals.Vitals)
 
 
 def _sync_digest(event: SyncEventIn, timestamp_ms: int) -> bytes:
@@ -134,6 +135,14 @@ def decode_batch(body: bytes) -> BatchIn:
         return _batch_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise problems.unreadable(body, BatchIn, error) from None
+
+
+def decode_vitals(data: bytes) -> vitals.Vitals:
+    """What a device says of itself. Raises Refusal 400 or 422."""
+    try:
+        return _vitals_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise problems.unreadable(data, vitals.Vitals, error) from None
 
 
 def sync_fact(
@@ -239,6 +248,7 @@ def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender
     if found is not None:
         return _record_message(item, place, fallback_id, sender, found)
     body = data.decode("utf-8")
+    told = decode_vitals(data) if item.itemType == vitals.ITEM_TYPE else None
     own_id, user_id = track.decode_other(item.itemType, data)
     change, events = learning.session_change(body) if item.itemType == "session" else (None, ())
     return MessageFact(
@@ -252,6 +262,7 @@ def _message(item: ItemIn, place: Place | None, fallback_id: str, sender: Sender
         change=change,
         events=events,
         sent_ms=sender.sent_ms,
+        vitals=told,
     )
 
 

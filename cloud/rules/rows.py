@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cloud.rules.facts import UNSTAMPED, Fact, MessageFact, Place, Stamp, SyncFact, TrackFact
-from pisyncd.core import envelope
+from pisyncd.core import envelope, wire
 from pisyncd.core.envelope import Envelope
+from pisyncd.core.vitals import Vitals
 
 
 def sync(
@@ -59,6 +60,26 @@ def message(dk: int, user_id: str, fact: MessageFact, now_ms: int) -> tuple[Any,
         fact.body,
         *_stamp(fact.stamp),
         now_ms,
+    )
+
+
+def vitals(dk: int, told: Vitals, body: str, now_ms: int) -> tuple[Any, ...]:
+    """A row of device_vitals. A time that the device's clock cannot know yet is that of receipt."""
+    at_ms = wire.from_rfc3339(told.at) if told.at and told.clock_trusted else None
+    share: float | None = None
+    if told.disk_free_bytes is not None and told.disk_total_bytes:
+        share = 100 * told.disk_free_bytes / told.disk_total_bytes
+    bad = told.throttled is not None and (told.throttled.throttled or told.throttled.under_voltage)
+    return (
+        dk,
+        body,
+        now_ms if at_ms is None else min(at_ms, now_ms),
+        now_ms,
+        told.version,
+        share,
+        told.temperature_c,
+        None if told.throttled is None else int(bad),
+        None if told.clock_trusted is None else int(told.clock_trusted),
     )
 
 

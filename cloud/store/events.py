@@ -106,6 +106,11 @@ async def write(tx: Tx, known: Knowledge, changes: Changes, seen: Iterable[int],
     await tx.bulk("drop_ahead", marks_rows)
     for alert in changes.alerts:
         await _apply(tx, alert, now_ms)
+    await tx.bulk("save_vitals", [changes.vitals[dk] for dk in sorted(changes.vitals)])
+    if changes.results:
+        await tx.bulk("end_commands", changes.results)
+        await tx.run("commands_changed")
+        await tx.run("fleet_changed")
     await tx.bulk("end_faults", [(dk,) for dk in sorted(changes.cured)])
     await tx.bulk("add_faults", [(*key, now_ms, now_ms, count, None) for key, count in sorted(changes.ended.items())])
     await tx.bulk(

@@ -19,7 +19,9 @@ CommandKind = Literal["sync", "support-bundle"]
 #: Where a support bundle stands among the files of its device; `{id}` is the command's.
 BUNDLE_PATH = ".pisync/support/{id}.tar.gz"
 
-Text = Annotated[str, Meta(max_length=200)]
+#: A database takes no NUL, a page no control characters.
+_PRINTED = r"^[^\x00-\x1f\x7f]*$"
+Text = Annotated[str, Meta(max_length=200, pattern=_PRINTED)]
 Share = Annotated[float, Meta(ge=0, le=100)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 
@@ -38,7 +40,7 @@ class Throttled(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a command ended; `detail` is the bundle's path, or why it failed."""
 
-    id: Annotated[str, Meta(max_length=64)]
+    id: Annotated[str, Meta(max_length=64, pattern=_PRINTED)]
     state: Literal["done", "failed"]
     detail: Text = ""
 
