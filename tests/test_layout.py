@@ -54,6 +54,7 @@ LAYERS = {
     "cloud.main": 5,
     "cloud.verbs": 4,
     "cloud.enroll_verbs": 4,
+    "cloud.fleet_verbs": 4,
     "cloud.notify_verbs": 4,
     "cloud.people_verbs": 4,
     "cloud.webhook_verbs": 4,

@@ -56,10 +56,12 @@ async def next_of(services: Services, principal: Principal) -> wire.Pacing:
 async def post_command(request: web.Request) -> web.Response:
     """202 with the command; the open one when the same is asked for already. Raises Refusal 400, 404, 413, 415, 422."""
     principal = await access.require(request, role="operator", grouped=True)
-    asked = await payload.read_as(request, CommandIn)
     device_id = request.match_info["device_id"]
-    async with request.app[SERVICES].db.transaction() as tx:
+    db = request.app[SERVICES].db
+    async with db.reading() as tx:
         dk = await access.device_key(tx, principal, device_id, "operator")
+    asked = await payload.read_as(request, CommandIn)
+    async with db.transaction() as tx:
         made = await commands.ask(tx, {dk: device_id}, asked.kind, actor=principal.actor, now_ms=wall_ms())
         row = await tx.one("command_one", id=made[0])
     assert row is not None

@@ -22,6 +22,7 @@ from cloud.services import SERVICES, wall_ms
 from cloud.store.db import Row, Tx
 from pisyncd.core import problems, wire
 from pisyncd.core.problems import Refusal
+from pisyncd.core.vitals import Vitals
 
 _MODES = ("total", "consecutive")
 
@@ -138,6 +139,7 @@ async def patch_device(request: web.Request) -> web.Response:
 async def _detail(tx: Tx, dk: int, settings: Settings) -> DeviceDetail:
     row = await fleet.device(tx, dk)
     marks = await tx.all("stream_marks_of", dk=dk)
+    told = await tx.one("vitals_shown", dk=dk)
     _, named, tagged = await groups.of_device(tx, dk)
     return DeviceDetail(
         **device_fields(row, settings, wall_ms()),
@@ -146,6 +148,8 @@ async def _detail(tx: Tx, dk: int, settings: Settings) -> DeviceDetail:
         groups=named,
         tags=tagged,
         faults=[_fault(each) for each in await tx.all("faults_of_device", dk=dk)],
+        vitals=msgspec.json.decode(told["body"], type=Vitals) if told else None,
+        vitals_at=wire.rfc3339(told["at_ms"]) if told else None,
     )
 
 

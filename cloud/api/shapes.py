@@ -8,6 +8,7 @@ import msgspec
 
 from cloud.rules.fleet import Freshness
 from cloud.rules.standing import StateName
+from pisyncd.core.vitals import Vitals
 from pisyncd.core.wire import SyncStatus
 
 
@@ -84,8 +85,9 @@ class DeviceDetail(DeviceOut, frozen=True, kw_only=True):
     groups: list[str]
     tags: list[str]
     faults: list[DeviceFaultOut]
-
     received_through: dict[str, int]
+    vitals: Vitals | None
+    vitals_at: str | None
 
 
 class FailureOut(msgspec.Struct, frozen=True, kw_only=True):

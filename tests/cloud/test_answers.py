@@ -124,7 +124,7 @@ ASKS: dict[str, tuple[str, str, Any]] = {
 NO_RESOURCE = {
     "postTrack", "postBatch", "getTelemetryStatus", "getContents", "getChanges", "getProbe", "postProbe", "getHealth",
     "getAlerts", "postWebhookReplay", "postWebhookTest", "getSyncStatus", "postSyncProcess", "getSyncHealth",
-    "getSubscriptions", "putSubscriptions", "postEnrollmentChanged", "postProfileUpdated",
+    "getSubscriptions", "putSubscriptions", "postEnrollmentChanged", "postProfileUpdated", "getDeviceConfig",
 }  # fmt: skip
 JSON_BELOW_API = [
     one for one in OPERATIONS if one.path.startswith("/api/") and any(reply.body is not None for reply in one.replies)
