@@ -26,7 +26,7 @@ FAULTS_SHOWN = 50
 TRANSITIONS_SHOWN = 20
 CHART_EVENTS = 60
 #: States as the first page has them: what needs a person first.
-TILES = ("failing", "overdue", "recovering", "new", "healthy", "expected-quiet", "muted", "retired")
+TILES = rules.ATTENTION
 CSV_PORTION = 1000
 CSV_ROWS_MAX = 1_000_000
 CSV_COLUMNS = (

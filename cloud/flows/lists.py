@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 
 from cloud.store.db import Row, Tx
@@ -45,11 +46,14 @@ async def history(
     return rows, state[f"{span.status or 'events'}_total"] if state else 0
 
 
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
 def like_pattern(search: str) -> str | None:
-    """'Pi_1' -> '%pi\\_1%', to be matched in lower case; None for no search."""
+    """'Pi_1' -> '%pi\\_1%', to be matched in lower case; None for no search. SQLite lowers a-z only."""
     if not search:
         return None
-    escaped = search[:SEARCH_MAX].lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    escaped = search[:SEARCH_MAX].translate(_LOWER).replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     return f"%{escaped}%"
 
 

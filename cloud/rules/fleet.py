@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from cloud.rules.standing import StateName
+
 Freshness = Literal["fresh", "aging", "stale", "never"]
 FRESHNESS: tuple[Freshness, ...] = get_args(Freshness)
 Sort = Literal["attention", "device_id", "last_seen", "since"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
+
+#: The order of states by how soon a person should look.
+ATTENTION: tuple[StateName, ...] = (
+    "failing", "overdue", "recovering", "new", "healthy", "expected-quiet", "muted", "retired",
+)  # fmt: skip
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 _EDGES: tuple[tuple[str, int], ...] = (

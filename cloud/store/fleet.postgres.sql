@@ -1,130 +1,125 @@
 -- PostgreSQL: groups come as one JSON array in :groups.
 
 -- name: fleet_by_device_id
--- The page is chosen first; only its own rows are read in full.
+-- The page is chosen first, from the table that holds its order; only its own rows are read in full.
 SELECT s.*, d.device_id, d.label, d.note, d.enrolled_at_ms, d.revoked_at_ms, h.state, h.under, h.since_ms,
        h.reason, h.detail, h.muted_until_ms, h.muted_by, h.mute_note, h.backlog, h.clear_at_ms, h.flapping,
        v.version, v.disk_free_percent, v.temperature_c, v.throttled,
        (SELECT m.name FROM group_member AS m WHERE m.dk = s.dk AND m.kind = 'site') AS site
 FROM (
-    SELECT s.dk FROM device_state AS s JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
+    SELECT k.dk FROM device AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-  AND (CAST(:state AS TEXT) IS NULL OR h.state = :state)
-  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
-  AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = s.dk AND t.tag = :tag))
-  AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM device_fault AS f WHERE f.dk = s.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
-  AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\'
-    OR lower(d.label) LIKE :pattern ESCAPE '\')
-  AND (CAST(:success_from_ms AS BIGINT) IS NULL OR s.last_success_at_ms >= :success_from_ms)
-  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR s.last_success_at_ms < :success_to_ms)
-  AND (CAST(:never AS BIGINT) = 0 OR s.last_success_at_ms IS NULL)
-    ORDER BY d.device_id LIMIT :row_limit OFFSET :row_offset
+        SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:state AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_standing AS h WHERE h.dk = k.dk AND h.state = :state))
+      AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
+      AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = k.dk AND t.tag = :tag))
+      AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_fault AS f WHERE f.dk = k.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
+      AND (CAST(:pattern AS TEXT) IS NULL OR lower(k.device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(k.label COLLATE "C") LIKE :pattern ESCAPE '\')
+      AND (CAST(:success_from_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms >= :success_from_ms))
+      AND (CAST(:success_to_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms < :success_to_ms))
+      AND (CAST(:never AS BIGINT) = 0 OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms IS NULL))
+    ORDER BY k.device_id LIMIT :row_limit OFFSET :row_offset
 ) AS page
 JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
 LEFT JOIN device_vitals AS v ON v.dk = s.dk
 ORDER BY d.device_id
 
 -- name: fleet_by_last_seen
--- The page is chosen first; only its own rows are read in full.
 SELECT s.*, d.device_id, d.label, d.note, d.enrolled_at_ms, d.revoked_at_ms, h.state, h.under, h.since_ms,
        h.reason, h.detail, h.muted_until_ms, h.muted_by, h.mute_note, h.backlog, h.clear_at_ms, h.flapping,
        v.version, v.disk_free_percent, v.temperature_c, v.throttled,
        (SELECT m.name FROM group_member AS m WHERE m.dk = s.dk AND m.kind = 'site') AS site
 FROM (
-    SELECT s.dk FROM device_state AS s JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
+    SELECT k.dk FROM device_state AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-  AND (CAST(:state AS TEXT) IS NULL OR h.state = :state)
-  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
-  AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = s.dk AND t.tag = :tag))
-  AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM device_fault AS f WHERE f.dk = s.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
-  AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\'
-    OR lower(d.label) LIKE :pattern ESCAPE '\')
-  AND (CAST(:success_from_ms AS BIGINT) IS NULL OR s.last_success_at_ms >= :success_from_ms)
-  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR s.last_success_at_ms < :success_to_ms)
-  AND (CAST(:never AS BIGINT) = 0 OR s.last_success_at_ms IS NULL)
-    ORDER BY coalesce(s.last_seen_at_ms, 0) DESC, d.device_id LIMIT :row_limit OFFSET :row_offset
+        SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:state AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_standing AS h WHERE h.dk = k.dk AND h.state = :state))
+      AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
+      AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = k.dk AND t.tag = :tag))
+      AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_fault AS f WHERE f.dk = k.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
+      AND (CAST(:pattern AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device AS d WHERE d.dk = k.dk
+        AND (lower(d.device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(d.label COLLATE "C") LIKE :pattern ESCAPE '\')))
+      AND (CAST(:success_from_ms AS BIGINT) IS NULL OR k.last_success_at_ms >= :success_from_ms)
+      AND (CAST(:success_to_ms AS BIGINT) IS NULL OR k.last_success_at_ms < :success_to_ms)
+      AND (CAST(:never AS BIGINT) = 0 OR k.last_success_at_ms IS NULL)
+    ORDER BY coalesce(k.last_seen_at_ms, 0) DESC, k.dk LIMIT :row_limit OFFSET :row_offset
 ) AS page
 JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
 LEFT JOIN device_vitals AS v ON v.dk = s.dk
-ORDER BY coalesce(s.last_seen_at_ms, 0) DESC, d.device_id
+ORDER BY coalesce(s.last_seen_at_ms, 0) DESC, s.dk
 
 -- name: fleet_by_since
--- The page is chosen first; only its own rows are read in full.
 SELECT s.*, d.device_id, d.label, d.note, d.enrolled_at_ms, d.revoked_at_ms, h.state, h.under, h.since_ms,
        h.reason, h.detail, h.muted_until_ms, h.muted_by, h.mute_note, h.backlog, h.clear_at_ms, h.flapping,
        v.version, v.disk_free_percent, v.temperature_c, v.throttled,
        (SELECT m.name FROM group_member AS m WHERE m.dk = s.dk AND m.kind = 'site') AS site
 FROM (
-    SELECT s.dk FROM device_state AS s JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
+    SELECT k.dk FROM device_standing AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-  AND (CAST(:state AS TEXT) IS NULL OR h.state = :state)
-  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
-  AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = s.dk AND t.tag = :tag))
-  AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM device_fault AS f WHERE f.dk = s.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
-  AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\'
-    OR lower(d.label) LIKE :pattern ESCAPE '\')
-  AND (CAST(:success_from_ms AS BIGINT) IS NULL OR s.last_success_at_ms >= :success_from_ms)
-  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR s.last_success_at_ms < :success_to_ms)
-  AND (CAST(:never AS BIGINT) = 0 OR s.last_success_at_ms IS NULL)
-    ORDER BY h.since_ms DESC, d.device_id LIMIT :row_limit OFFSET :row_offset
+        SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:state AS TEXT) IS NULL OR k.state = :state)
+      AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
+      AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = k.dk AND t.tag = :tag))
+      AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_fault AS f WHERE f.dk = k.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
+      AND (CAST(:pattern AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device AS d WHERE d.dk = k.dk
+        AND (lower(d.device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(d.label COLLATE "C") LIKE :pattern ESCAPE '\')))
+      AND (CAST(:success_from_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms >= :success_from_ms))
+      AND (CAST(:success_to_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms < :success_to_ms))
+      AND (CAST(:never AS BIGINT) = 0 OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms IS NULL))
+    ORDER BY k.since_ms DESC, k.dk LIMIT :row_limit OFFSET :row_offset
 ) AS page
 JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
 LEFT JOIN device_vitals AS v ON v.dk = s.dk
-ORDER BY h.since_ms DESC, d.device_id
+ORDER BY h.since_ms DESC, h.dk
 
--- name: fleet_by_attention
--- The page is chosen first; only its own rows are read in full.
-SELECT s.*, d.device_id, d.label, d.note, d.enrolled_at_ms, d.revoked_at_ms, h.state, h.under, h.since_ms,
-       h.reason, h.detail, h.muted_until_ms, h.muted_by, h.mute_note, h.backlog, h.clear_at_ms, h.flapping,
-       v.version, v.disk_free_percent, v.temperature_c, v.throttled,
-       (SELECT m.name FROM group_member AS m WHERE m.dk = s.dk AND m.kind = 'site') AS site
-FROM (
-    SELECT s.dk FROM device_state AS s JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
+-- name: fleet_counts
+-- How many of them stand how.
+SELECT k.state, count(*) AS devices FROM device_standing AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-  AND (CAST(:state AS TEXT) IS NULL OR h.state = :state)
-  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
-  AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = s.dk AND t.tag = :tag))
-  AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM device_fault AS f WHERE f.dk = s.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
-  AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\'
-    OR lower(d.label) LIKE :pattern ESCAPE '\')
-  AND (CAST(:success_from_ms AS BIGINT) IS NULL OR s.last_success_at_ms >= :success_from_ms)
-  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR s.last_success_at_ms < :success_to_ms)
-  AND (CAST(:never AS BIGINT) = 0 OR s.last_success_at_ms IS NULL)
-    ORDER BY CASE h.state WHEN 'failing' THEN 0 WHEN 'overdue' THEN 1 WHEN 'recovering' THEN 2 WHEN 'new' THEN 3
-    WHEN 'healthy' THEN 4 WHEN 'expected-quiet' THEN 5 WHEN 'muted' THEN 6 ELSE 7 END, h.since_ms DESC, d.device_id LIMIT :row_limit OFFSET :row_offset
-) AS page
-JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
-LEFT JOIN device_vitals AS v ON v.dk = s.dk
-ORDER BY CASE h.state WHEN 'failing' THEN 0 WHEN 'overdue' THEN 1 WHEN 'recovering' THEN 2 WHEN 'new' THEN 3
-    WHEN 'healthy' THEN 4 WHEN 'expected-quiet' THEN 5 WHEN 'muted' THEN 6 ELSE 7 END, h.since_ms DESC, d.device_id
+        SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:state AS TEXT) IS NULL OR k.state = :state)
+      AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
+      AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = k.dk AND t.tag = :tag))
+      AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_fault AS f WHERE f.dk = k.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
+      AND (CAST(:pattern AS TEXT) IS NULL OR EXISTS (
+        SELECT 1 FROM device AS d WHERE d.dk = k.dk
+        AND (lower(d.device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(d.label COLLATE "C") LIKE :pattern ESCAPE '\')))
+      AND (CAST(:success_from_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms >= :success_from_ms))
+      AND (CAST(:success_to_ms AS BIGINT) IS NULL OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms < :success_to_ms))
+      AND (CAST(:never AS BIGINT) = 0 OR EXISTS (
+        SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms IS NULL))
+GROUP BY k.state
 
--- name: fleet_count
-SELECT count(*) FROM device_state AS s JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
-WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS r WHERE r.dk = s.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-  AND (CAST(:state AS TEXT) IS NULL OR h.state = :state)
-  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
-  AND (CAST(:tag AS TEXT) IS NULL OR EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = s.dk AND t.tag = :tag))
-  AND (CAST(:fault AS TEXT) IS NULL OR EXISTS (
-    SELECT 1 FROM device_fault AS f WHERE f.dk = s.dk AND f.code = :fault AND f.since_ms IS NOT NULL))
-  AND (CAST(:pattern AS TEXT) IS NULL OR lower(d.device_id) LIKE :pattern ESCAPE '\'
-    OR lower(d.label) LIKE :pattern ESCAPE '\')
-  AND (CAST(:success_from_ms AS BIGINT) IS NULL OR s.last_success_at_ms >= :success_from_ms)
-  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR s.last_success_at_ms < :success_to_ms)
-  AND (CAST(:never AS BIGINT) = 0 OR s.last_success_at_ms IS NULL)
+-- name: fleet_found
+-- Keys of devices by a part of their id or label.
+-- PostgreSQL only: in the collation C, as SQLite does it; another makes it three times as slow.
+SELECT dk FROM device
+WHERE lower(device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(label COLLATE "C") LIKE :pattern ESCAPE '\'
+LIMIT :row_limit
 
 -- name: fleet_device
 SELECT s.*, d.device_id, d.label, d.note, d.enrolled_at_ms, d.revoked_at_ms, h.state, h.under, h.since_ms,
