@@ -13,10 +13,12 @@ from pisyncd.activities.cycle import SyncCycle
 from pisyncd.activities.finisher import Finisher
 from pisyncd.activities.janitor import Janitor
 from pisyncd.activities.lanes import Lanes
+from pisyncd.activities.orders import Orders
 from pisyncd.activities.preparing import Preparer, PrepareRules
 from pisyncd.activities.prober import Prober
 from pisyncd.activities.receiver import Receiver
 from pisyncd.activities.rescuer import Rescuer
+from pisyncd.activities.sampler import Sampler
 from pisyncd.activities.sender import Sender
 from pisyncd.activities.spool import REFUSED, Spool
 from pisyncd.activities.syncnow import SyncNow
@@ -25,8 +27,9 @@ from pisyncd.activities.watchdog import Watchdog
 from pisyncd.activities.watcher import Watcher
 from pisyncd.activities.way import Way, WayRules
 from pisyncd.config import Config
-from pisyncd.core import backoff, link, plan, pull, transfer
+from pisyncd.core import backoff, link, plan, pull, transfer, vitals
 from pisyncd.device import RunningDevice
+from pisyncd.gateway import describing
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Activity, Pulse, Soon, Stop, beat
@@ -34,6 +37,7 @@ from pisyncd.runtime.notify import Notifier
 from pisyncd.uplink import Uplink
 
 SPOOL = "spool"
+OUTGOING = "outgoing"
 ARRIVED_S = 1.0
 WRITTEN_S = 0.3
 
@@ -87,6 +91,16 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         receiver=receiver,
         sync_now=SyncNow(outbox, way, sender, receiver, stop),
     )
+    sampler = Sampler(outbox, config.state_dir, told=sender.wake.set)
+    orders = Orders(
+        outbox,
+        sampler,
+        config.state_dir / OUTGOING,
+        sync=device.sync,
+        queued=way.rouse,
+        describe=functools.partial(describing.parts, device, outbox),
+    )
+    sender.asked = orders.ask
     finisher = Finisher(
         outbox=outbox,
         watcher=watcher,
@@ -103,6 +117,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     sender.forgotten = functools.partial(_forgotten, lanes, outbox)
     sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
+    own: list[Activity] = [] if once else [spool, sampler, orders]
     activities: list[Activity] = [
         prober,
         *(
@@ -116,7 +131,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         finisher if once else watcher,
         janitor,
         clerk,
-        *([] if once else [spool]),
+        *own,
         Watchdog(pulse, notifier, device.status_line, deadline_s=config.watchdog.deadline_s),
     ]
     return Parts(
@@ -260,7 +275,7 @@ def _uplink(config: Config, token: str, outbox: Outbox, way: Way) -> Uplink:
 def _lanes(config: Config, outbox: Outbox, way: Way, uplink: Uplink, stop: Stop) -> Lanes:
     preparer = Preparer(
         outbox,
-        {root.name: root.path for root in config.watch},
+        {root.name: root.path for root in config.watch} | {vitals.OWN_ROOT: config.state_dir / OUTGOING},
         config.state_dir / SPOOL,
         PrepareRules(
             upload_bytes_max=config.transfer.upload_bytes_max,

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import msgspec
+import structlog
 
 from pisyncd import __version__, answers, holding
 from pisyncd.answers import Answer, ChangesAnswer, ContentsAnswer, ProbeAnswer, Progress, StatusAnswer
@@ -27,6 +28,8 @@ from pisyncd.core.link import Observation
 from pisyncd.meters import Goodput
 from pisyncd.runtime.activity import beat
 from pisyncd.tcp import Connections, authorities
+
+log = structlog.get_logger()
 
 Body = bytes | AsyncIterator[bytes] | None
 Seen = Callable[[Observation, str, str | None], None]
@@ -229,7 +232,9 @@ class Uplink:
         """
         challenge = challenge or secrets.token_urlsafe(12)
         url = where if where.startswith("http") else self._base + where
-        sent = {**(headers or {}), wire.CHALLENGE_HEADER: challenge}
+        # by the same word this request is found in the log of the cloud
+        request_id = secrets.token_hex(8)
+        sent = {**(headers or {}), wire.CHALLENGE_HEADER: challenge, wire.REQUEST_ID_HEADER: request_id}
         began_s = time.monotonic()
         try:
             answer = await self._exchange(method, url, sent, body, stall_s or self._stall_s, held_s)
@@ -240,9 +245,12 @@ class Uplink:
             raise
         if held_s and holding.is_proxys_end(answer.status, time.monotonic() - began_s):
             raise WaitCut(f"a proxy on the way answered {answer.status}")
+        log.debug("request.answered", method=method, path=where, status=answer.status, request_id=request_id)
         self._judge(answer, challenge, url)
         if answer.status < 300:
             return answer
+        if answer.status >= 400:
+            log.info("request.refused", method=method, path=where, status=answer.status, request_id=request_id)
         raise answers.refusal(answer)
 
     async def _exchange(

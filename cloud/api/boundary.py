@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-REQUEST_ID = "X-Request-ID"
+REQUEST_ID = wire.REQUEST_ID_HEADER
 _PREFIX = os.urandom(6).hex()
 _NUMBERS = itertools.count(1)
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{8,64}")

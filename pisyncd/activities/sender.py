@@ -9,7 +9,7 @@ import structlog
 
 from pisyncd.activities.drain import SEQ_CONFLICT, Drain, Pace, Size
 from pisyncd.activities.way import Way
-from pisyncd.core import backoff, wire
+from pisyncd.core import backoff, vitals, wire
 from pisyncd.core.errors import LinkDown, TooLarge, TransientError
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Wake
@@ -59,6 +59,7 @@ class Sender:
         self._sent: dict[str, int] = {}
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
+        self.asked: Callable[[list[vitals.Command]], None] = lambda commands: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
         #: A delivery has ended, well or not.
         self.ended: Callable[[], None] = lambda: None
@@ -167,6 +168,7 @@ class Sender:
             self._bytes_max = min(max(asked.batch_max_bytes, BATCH_BYTES_MIN), BATCH_BYTES_MAX)
         if asked.sync_in_s is not None:
             self.paced(asked.sync_in_s)
+        self.asked(asked.commands)
 
     async def _close_gaps(self, drain: Drain) -> bool:
         """Restarts the streams of which the cloud misses numbers that this device no longer holds."""

@@ -12,6 +12,7 @@ import msgspec
 
 from pisyncd.config.problems import Problems
 from pisyncd.config.schema import Config, WatchRoot
+from pisyncd.core import vitals
 
 
 def check(
@@ -59,6 +60,8 @@ def _name_fault(name: str) -> str | None:
         return "is missing; the path has no last part to take it from"
     if "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > 255:
         return "must be one part of a path: 1 to 255 bytes, no `/`, not `.` or `..`"
+    if name == vitals.OWN_ROOT:
+        return f"`{name}` is where the device's own files go; give this root another `name`"
     return None
 
 

@@ -16,8 +16,10 @@ ITEM_TYPE = "vitals"
 
 #: What the cloud may ask for: a sync cycle at once, or a bundle for support as an upload.
 CommandKind = Literal["sync", "support-bundle"]
+#: The root of what a device sends on its own account.
+OWN_ROOT = ".pisync"
 #: Where a support bundle stands among the files of its device; `{id}` is the command's.
-BUNDLE_PATH = ".pisync/support/{id}.tar.gz"
+BUNDLE_PATH = OWN_ROOT + "/support/{id}.tar.gz"
 
 #: A database takes no NUL, a page no control characters.
 _PRINTED = r"^[^\x00-\x1f\x7f]*$"

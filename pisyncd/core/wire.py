@@ -25,6 +25,7 @@ PROBLEM_URN = "urn:pisync:problem:"
 CHALLENGE_HEADER = "PiSync-Challenge"
 PROOF_HEADER = "PiSync-Proof"
 TIME_HEADER = "PiSync-Time"
+REQUEST_ID_HEADER = "X-Request-ID"
 UPLOAD_STATE = "Upload-State"
 UPLOAD_ERROR = "Upload-Error"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import aiosqlite
 import msgspec
 
-from pisyncd.core import envelope, wire
+from pisyncd.core import envelope, vitals, wire
 from pisyncd.outbox.db import Database, queries
 from pisyncd.runtime.clock import Stamp
 
@@ -28,7 +28,8 @@ _records = queries("records")
 NAMED_MAX = 20
 #: Learning events travel in one stream for each priority, so that the numbers of a stream are always sent in order.
 LEARNING = {f"learn{priority}": priority for priority in range(1, 11)}
-PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_RECORD: 9, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, **LEARNING}
+PRIORITY = {wire.STREAM_LOSS: 10, wire.STREAM_RECORD: 9, wire.STREAM_SYNC: 7, wire.STREAM_EVENT: 5, vitals.STREAM: 5}
+PRIORITY |= LEARNING
 #: Which stream is sent first: losses before all else, then by priority.
 TURN = {**PRIORITY, wire.STREAM_LOSS: 11}
 REPORTS_SHED = "reports"

@@ -22,7 +22,8 @@ CRON = "cron-secret-of-the-matrix-0123456789"
 #: What who holds a role for one group only may ask for: the devices of this group, and no other.
 GROUPED = {
     "getDevices", "getDevice", "patchDevice", "getTransitions", "postMute", "postUnmute", "getOverview", "getFaults",
-    "getGroups", "getIncidents", "getIncident", "postAcknowledge", "postCommand", "getCommands", "postRetire", "getTimeline",
+    "getGroups", "getIncidents", "getIncident", "postAcknowledge", "postCommand", "getCommands", "postRetire",
+    "getTimeline",
 }  # fmt: skip
 #: Answered to anybody, whatever they hold.
 OPEN = {"P", "W", "C"}
