@@ -14,7 +14,7 @@ from typing import Any
 from cloud import config, enroll_verbs, fleet_verbs, notify_verbs, people_verbs, verbs, webhook_verbs
 from cloud.config import Settings
 from cloud.dashboard import terminal
-from cloud.flows import identity, subscriptions
+from cloud.flows import identity, rotation, subscriptions
 from cloud.flows.fleet import Wanted
 from cloud.rules import fleet
 from cloud.rules.access import ROLES
@@ -71,6 +71,12 @@ async def _enroll(settings: Settings, args: argparse.Namespace) -> None:
 async def _rotate(settings: Settings, args: argparse.Namespace) -> None:
     keep_s = args.keep_old_hours * 3600
     async with _existing(settings) as db:
+        if args.next_batch:
+            async with db.transaction() as tx:
+                dk = await identity.device_key(tx, args.device_id)
+                await rotation.ask(tx, dk, args.device_id, actor=verbs.actor(), now_ms=wall_ms())
+            print(f"{args.device_id} is given a new token in the answer to its next batch", file=sys.stderr)
+            return
         print(await identity.rotate(db, args.device_id, wall_ms(), keep_old_s=keep_s, actor=verbs.actor()))
 
 
@@ -163,6 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     _concerned(verb("enroll", _enroll, "let a device in; prints its token"))
     rotate = verb("rotate", _rotate, "give a device a new token; prints it")
     rotate.add_argument("device_id", **_DEVICE)
+    rotate.add_argument(
+        "--next-batch", action="store_true", help="the device gets it with its next batch; nothing is printed"
+    )
     rotate.add_argument("--keep-old-hours", type=_whole, default=0, help="how long the old one still works (default 0)")
     verb("revoke", _revoke, "shut a device out; its files and history stay").add_argument("device_id", **_DEVICE)
     _filters(verb("devices", _devices, "list devices, the one last heard of first", listing))

@@ -38,6 +38,7 @@ from cloud.flows.live import Live
 from cloud.flows.rates import Limits, Rates
 from cloud.flows.records import Records
 from cloud.flows.retention import Retention
+from cloud.flows.rotation import Rotation
 from cloud.flows.sessions import Sessions
 from cloud.flows.standing import Assessing
 from cloud.flows.terms import Policy
@@ -79,6 +80,7 @@ class Services:
     settings: Settings
     db: Database
     identity: Identity
+    rotation: Rotation
     users: Users
     ingest: Ingest
     rates: Rates
@@ -167,7 +169,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         yield Services(
             settings=settings,
             db=db,
-            identity=Identity(db, wall_ms),
+            identity=_identity(settings, db),
+            rotation=Rotation(db, wall_ms),
             users=Users(trusted, wall_ms),
             ingest=ingest,
             rates=rates,
@@ -194,6 +197,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             pacing=_pacing(settings),
             schema_version=version,
         )
+
+
+def _identity(settings: Settings, db: Database) -> Identity:
+    days = settings.token_rotate_days
+    return Identity(db, wall_ms, token_keep_ms=days * 86_400_000 if days else None)
 
 
 def _assessor(settings: Settings, db: Database) -> Assessor:

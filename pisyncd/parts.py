@@ -32,6 +32,7 @@ from pisyncd.device import RunningDevice
 from pisyncd.gateway import describing
 from pisyncd.meters import Goodput
 from pisyncd.outbox import Outbox
+from pisyncd.renewing import Renewing
 from pisyncd.runtime.activity import Activity, Pulse, Soon, Stop, beat
 from pisyncd.runtime.notify import Notifier
 from pisyncd.uplink import Uplink
@@ -101,6 +102,7 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
         describe=functools.partial(describing.parts, device, outbox),
     )
     sender.asked = orders.ask
+    sender.renewed = Renewing(config, uplink, token).take
     finisher = Finisher(
         outbox=outbox,
         watcher=watcher,

@@ -68,6 +68,9 @@ class Uplink:
         self._told_time = told_time
         self._session: aiohttp.ClientSession | None = None
         self.goodput = goodput
+        #: A token that may hold when the other does not, and who hears that it did.
+        self.spare_token: str | None = None
+        self.fell_back: Callable[[], None] = lambda: None
         self.began_sending: Callable[[], None] = lambda: None
         self.connections = Connections(silence_s=stall_s)
 
@@ -81,8 +84,36 @@ class Uplink:
         if session is not None:
             await session.close()
 
+    @property
+    def token(self) -> str:
+        """What requests go with now."""
+        return self._token
+
+    def renew(self, token: str) -> None:
+        """Requests from now on go with this token; those under way end with theirs."""
+        self._token = token
+
     async def probe(self, timeout_s: float) -> ProbeAnswer:
-        """Asks our cloud to prove itself. Raises what _call raises."""
+        """Asks our cloud to prove itself. Raises what _call raises.
+
+        A cloud that was set back may know only the token before the last one: the spare one is tried as well.
+        """
+        try:
+            return await self._probe(timeout_s)
+        except LinkDown as error:
+            if error.code != "portal" or self.spare_token is None:
+                raise
+            current, self._token = self._token, self.spare_token
+            try:
+                answer = await self._probe(timeout_s)
+            except BaseException:
+                self._token = current
+                raise
+            self.spare_token = None
+            self.fell_back()
+            return answer
+
+    async def _probe(self, timeout_s: float) -> ProbeAnswer:
         challenge = secrets.token_urlsafe(16)
         answer = await self._call("GET", f"/api/probe?challenge={challenge}", challenge=challenge, stall_s=timeout_s)
         return answers.decode(answer, ProbeAnswer)
@@ -207,7 +238,7 @@ class Uplink:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                headers={"Authorization": f"Bearer {self._token}", "User-Agent": f"pisyncd/{__version__}"},
+                headers={"User-Agent": f"pisyncd/{__version__}"},
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 auto_decompress=True,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -234,7 +265,14 @@ class Uplink:
         url = where if where.startswith("http") else self._base + where
         # by the same word this request is found in the log of the cloud
         request_id = secrets.token_hex(8)
-        sent = {**(headers or {}), wire.CHALLENGE_HEADER: challenge, wire.REQUEST_ID_HEADER: request_id}
+        # one token for the whole request: another may take its place meanwhile
+        token = self._token
+        sent = {
+            "Authorization": f"Bearer {token}",
+            **(headers or {}),
+            wire.CHALLENGE_HEADER: challenge,
+            wire.REQUEST_ID_HEADER: request_id,
+        }
         began_s = time.monotonic()
         try:
             answer = await self._exchange(method, url, sent, body, stall_s or self._stall_s, held_s)
@@ -246,7 +284,7 @@ class Uplink:
         if held_s and holding.is_proxys_end(answer.status, time.monotonic() - began_s):
             raise WaitCut(f"a proxy on the way answered {answer.status}")
         log.debug("request.answered", method=method, path=where, status=answer.status, request_id=request_id)
-        self._judge(answer, challenge, url)
+        self._judge(answer, token, challenge, url)
         if answer.status < 300:
             return answer
         if answer.status >= 400:
@@ -298,9 +336,9 @@ class Uplink:
             self.goodput.add(len(piece))
             deadline.reschedule(loop.time() + stall_s)
 
-    def _judge(self, answer: Answer, challenge: str, url: str) -> None:
+    def _judge(self, answer: Answer, token: str, challenge: str, url: str) -> None:
         """Raises LinkDown unless the answer proves that it is our cloud's; then tells who listens."""
-        if wire.proof_holds(self._token, challenge, answer.headers.get(wire.PROOF_HEADER)):
+        if wire.proof_holds(token, challenge, answer.headers.get(wire.PROOF_HEADER)):
             if answer.status in (502, 503, 504):
                 self._seen("cloud-busy", f"the cloud answers {answer.status}", None)
             else:

@@ -31,6 +31,7 @@ LAYERS = {
     "pisyncd.answers": 2,
     "pisyncd.holding": 2,
     "pisyncd.meters": 2,
+    "pisyncd.renewing": 3,
     "pisyncd.hardware": 2,
     "pisyncd.client": 2,
     "pisyncd.activities": 3,

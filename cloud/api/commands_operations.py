@@ -32,6 +32,23 @@ COMMANDS = (
         refusals=(404, 422),
     ),
     Operation(
+        method="POST",
+        path="/api/devices/{device_id}/token",
+        name="postDeviceToken",
+        tag="devices",
+        summary="Give a device a new token",
+        about="By itself with the answer to its next batch; the old token holds until a minute after the new one was "
+        "first used. `now` tells the token here, for a device that has lost its own.",
+        auth="A",
+        params=(common.DEVICE,),
+        body=commands.TokenIn,
+        replies=(
+            Reply(status=202, about="it is given with the next batch", body=commands.TokenOut),
+            Reply(about="the token, told this once", body=commands.TokenOut),
+        ),
+        refusals=(400, 404, 408, 409, 413, 415, 422, 503),
+    ),
+    Operation(
         method="GET",
         path="/api/device/config",
         name="getDeviceConfig",

@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from cloud.api import access, answers, keys, payload
-from cloud.flows import enrolment, identity
+from cloud.flows import enrolment, identity, rotation
 from cloud.flows.enrolment import Asked, Place
 from cloud.rules import access as rules
 from cloud.services import SERVICES, wall_ms
@@ -158,7 +158,7 @@ async def post_enroll(request: web.Request) -> web.Response:
             raise problems.invalid(
                 "/token_sha256", "missing", "a fleet's device makes its own token", hint="64 hex digits"
             )
-        token = identity.new_secret("device")
+        token = rotation.new_secret("device")
     asked = Asked(
         device_id=said.device_id,
         token_hash=said.token_sha256 or wire.token_hash(token or ""),

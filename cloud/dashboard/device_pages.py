@@ -11,7 +11,7 @@ from cloud.api import access, params
 from cloud.dashboard import device_reading, forms, frame
 from cloud.dashboard.forms import NOTHING, Tried, beside
 from cloud.dashboard.frame import Fields, first, form, page
-from cloud.flows import commands, groups, identity, standing
+from cloud.flows import commands, groups, identity, rotation, standing
 from cloud.flows.groups import Described
 from cloud.rules import access as rules
 from cloud.services import SERVICES, wall_ms
@@ -106,6 +106,16 @@ async def post_describe(request: web.Request, fields: Fields) -> str:
     return _done(request, "described")
 
 
+@form(role="admin", grouped=True)
+async def post_rotate(request: web.Request, _fields: Fields) -> str:
+    """The next batch is answered with a new token. Raises Refusal 404."""
+    principal = forms.who(request)
+    async with request.app[SERVICES].db.transaction() as tx:
+        dk = await access.device_key(tx, principal, _id(request), "admin")
+        await rotation.ask(tx, dk, _id(request), actor=principal.actor, now_ms=wall_ms())
+    return _done(request, "token-rotates")
+
+
 async def show_retire(request: web.Request, tried: Tried) -> web.StreamResponse:
     """Asks whether it is meant. Raises Refusal 404."""
     async with request.app[SERVICES].db.reading() as tx:
@@ -139,5 +149,6 @@ def setup(app: web.Application) -> None:
     app.router.add_post("/devices/{device_id}/unmute", post_unmute)
     app.router.add_post("/devices/{device_id}/ask", post_ask)
     app.router.add_post("/devices/{device_id}/describe", post_describe)
+    app.router.add_post("/devices/{device_id}/rotate", post_rotate)
     app.router.add_get("/devices/{device_id}/retire", get_retire)
     app.router.add_post("/devices/{device_id}/retire", post_retire)

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from cloud.flows import audit, groups, identity, subscriptions
+from cloud.flows import audit, groups, identity, rotation, subscriptions
 from cloud.rules import access
 from cloud.rules import enrolling as rules
 from cloud.rules.enrolling import Code, FleetKey, Found
@@ -93,7 +93,7 @@ async def make_fleet_key(
     """A key for prepared cards. Raises Refusal 409, 422."""
     if not access.is_name(name):
         raise problems.invalid("/name", "name", f"{name[:80]!r} cannot name a key", hint="letters, digits, . _ @ -")
-    secret = identity.new_secret("fleet")
+    secret = rotation.new_secret("fleet")
     try:
         async with db.transaction() as tx:
             await _check(tx, place)

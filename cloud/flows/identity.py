@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from cloud.flows import announcing, audit, standing
+from cloud.flows import announcing, audit, rotation, standing
 from cloud.rules import access
 from cloud.rules.access import Grant, Principal, Role
 from cloud.store.db import Database, DuplicateRow, Row, Tx
@@ -42,11 +41,20 @@ class Identity:
     answer that would be older than CHECK_INTERVAL_S: a revocation by another process holds within that time.
     """
 
-    def __init__(self, db: Database, now_ms: Callable[[], int], *, remembered_max: int = REMEMBERED_MAX) -> None:
+    def __init__(
+        self,
+        db: Database,
+        now_ms: Callable[[], int],
+        *,
+        remembered_max: int = REMEMBERED_MAX,
+        token_keep_ms: int | None = None,
+    ) -> None:
+        """`token_keep_ms`: devices are to have a new token after so long; None: never by itself."""
         self._db = db
         self._now_ms = now_ms
         self._known: OrderedDict[bytes, tuple[Principal, int | None]] = OrderedDict()
         self._max = remembered_max
+        self._token_keep_ms = token_keep_ms
         self._generation = -1
         self._checked_at = float("-inf")
         self._checking = asyncio.Lock()
@@ -86,7 +94,15 @@ class Identity:
     async def _look_up(self, digest: bytes) -> Principal | None:
         generation = self._generation
         async with self._db.reading() as tx:
-            found = await _holder(tx, digest.hex(), self._now_ms())
+            row = await tx.one("device_by_token", token_hash=digest.hex(), now_ms=self._now_ms())
+            key = None if row else await tx.one("key_by_hash", key_hash=digest.hex(), now_ms=self._now_ms())
+        found: tuple[Principal, int | None] | None = None
+        if row is not None:
+            found = self._device_principal(row), row["expires_at_ms"]
+            if row["used_at_ms"] is None:
+                await rotation.first_use(self._db, row, digest.hex(), self._now_ms())
+        elif key is not None:
+            found = _key_principal(key), key["expires_at_ms"]
         # An answer read before a revocation was noticed must not be remembered after it.
         if found is not None and generation == self._generation:
             self._known[digest] = found
@@ -94,6 +110,15 @@ class Identity:
                 self._known.popitem(last=False)
                 self.evictions += 1
         return found[0] if found else None
+
+    def _device_principal(self, row: Row) -> Principal:
+        renew_at_ms: int | None = row["rotate_at_ms"]
+        if renew_at_ms is None and self._token_keep_ms is not None:
+            renew_at_ms = row["created_at_ms"] + self._token_keep_ms
+        if row["expires_at_ms"] is not None:
+            # Its successor is there already.
+            renew_at_ms = None
+        return Principal(kind="device", name=row["device_id"], dk=row["dk"], renew_at_ms=renew_at_ms)
 
     async def session(self, token: str) -> Principal | None:
         """The operator behind a page session, or None."""
@@ -106,7 +131,7 @@ class Identity:
 
     async def begin_session(self, operator: str, lasts_s: int) -> str:
         """A session of an operator who has shown who they are."""
-        secret = new_secret("session")
+        secret = rotation.new_secret("session")
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
             await tx.run(
@@ -128,21 +153,6 @@ async def drop_expired_sessions(db: Database, now_ms: int) -> int:
     """Forgets page sessions that have had their time; gives how many."""
     async with db.transaction() as tx:
         return await tx.run("drop_expired_sessions", now_ms=now_ms)
-
-
-def new_secret(kind: str) -> str:
-    """A token of 256 random bits; the prefix lets a person (and a secret scanner) see what it is."""
-    return f"pisync_{kind}_{secrets.token_urlsafe(32)}"
-
-
-async def _holder(tx: Tx, token_hash: str, now_ms: int) -> tuple[Principal, int | None] | None:
-    row = await tx.one("device_by_token", token_hash=token_hash, now_ms=now_ms)
-    if row is not None:
-        return Principal(kind="device", name=row["device_id"], dk=row["dk"]), row["expires_at_ms"]
-    row = await tx.one("key_by_hash", key_hash=token_hash, now_ms=now_ms)
-    if row is not None:
-        return _key_principal(row), row["expires_at_ms"]
-    return None
 
 
 def _key_principal(row: Row) -> Principal:
@@ -178,7 +188,7 @@ async def enroll(db: Database, device_id: str, now_ms: int, *, actor: str = audi
         )
     try:
         async with db.transaction() as tx:
-            secret = new_secret("device")
+            secret = rotation.new_secret("device")
             await admit(tx, device_id, wire.token_hash(secret), now_ms, actor=actor)
             return secret
     except DuplicateRow:
@@ -264,7 +274,7 @@ async def create_key(
             f"{name!r} cannot name a key", code="name-invalid", hint="1-64 of A-Z a-z 0-9 space . _ @ -"
         )
     _check_scopes(scopes)
-    secret = new_secret(role)
+    secret = rotation.new_secret(role)
     limits: dict[str, Any] = {"groups": sorted(set(groups)), "scopes": sorted(set(scopes))}
     limits["expires_at_ms"] = expires_at_ms
     try:
@@ -359,7 +369,7 @@ async def _enrolled(tx: Tx, device_id: str) -> int:
 
 
 async def _new_token(tx: Tx, dk: int, now_ms: int) -> str:
-    secret = new_secret("device")
+    secret = rotation.new_secret("device")
     await tx.run("add_device_token", token_hash=wire.token_hash(secret), dk=dk, now_ms=now_ms)
     await tx.run("identity_changed")
     return secret

@@ -7,11 +7,35 @@ UPDATE generation SET value = value + 1 WHERE name = 'identity'
 
 -- name: device_by_token
 -- Who holds this token now; an expired token or a revoked device is nobody.
-SELECT device.dk, device.device_id, device_token.expires_at_ms
+SELECT device.dk, device.device_id, device.rotate_at_ms, device_token.expires_at_ms, device_token.created_at_ms,
+       device_token.used_at_ms
 FROM device_token JOIN device ON device.dk = device_token.dk
 WHERE device_token.token_hash = :token_hash
   AND (device_token.expires_at_ms IS NULL OR device_token.expires_at_ms > :now_ms)
   AND device.revoked_at_ms IS NULL
+
+-- name: token_used
+UPDATE device_token SET used_at_ms = :now_ms WHERE token_hash = :token_hash AND used_at_ms IS NULL
+
+-- name: end_older_tokens
+-- With the first use of a token: those before it.
+UPDATE device_token SET expires_at_ms = :ends_at_ms
+WHERE dk = :dk AND created_at_ms < :created_at_ms
+  AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
+
+-- name: end_unused_tokens
+-- Tokens whose answer may have been lost on its way.
+UPDATE device_token SET expires_at_ms = :ends_at_ms
+WHERE dk = :dk AND used_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
+
+-- name: drop_ended_tokens
+DELETE FROM device_token WHERE dk = :dk AND expires_at_ms < :before_ms
+
+-- name: rotate_device
+UPDATE device SET rotate_at_ms = :at_ms WHERE dk = :dk AND revoked_at_ms IS NULL
+
+-- name: rotated_device
+UPDATE device SET rotate_at_ms = NULL WHERE dk = :dk AND rotate_at_ms <= :at_ms
 
 -- name: key_by_hash
 SELECT name, role, groups, scopes, expires_at_ms FROM api_key

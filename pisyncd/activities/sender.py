@@ -31,6 +31,10 @@ async def _nobody_cares() -> None:
     pass
 
 
+async def _nobody_renews(token: str) -> None:
+    pass
+
+
 class Sender:
     """One step delivers what waits. Messages wait for company: 10 of them, 12 s, or an urgent one among them."""
 
@@ -59,6 +63,8 @@ class Sender:
         self._sent: dict[str, int] = {}
         self.stopping: Callable[[], bool] = lambda: False
         self.paced: Callable[[float], None] = lambda seconds: None
+        #: The cloud gives a token to go on with.
+        self.renewed: Callable[[str], Awaitable[None]] = _nobody_renews
         self.asked: Callable[[list[vitals.Command]], None] = lambda commands: None
         self.forgotten: Callable[[], Awaitable[None]] = _nobody_cares
         #: A delivery has ended, well or not.
@@ -109,7 +115,7 @@ class Sender:
             raise drain.trouble
         await self._way.succeeded()
         self._widen(drain)
-        self._obey(drain.next)
+        await self._obey(drain.next)
         if not drain.accepted and not await self._close_gaps(drain):
             raise TransientError("the cloud acknowledged nothing", code="nothing-acknowledged", retry_after_s=60.0)
         return 0.0
@@ -159,7 +165,7 @@ class Sender:
         self._single = not backlog
         self._seeking = self._seeking and self._items < self._batch_items
 
-    def _obey(self, asked: wire.Pacing) -> None:
+    async def _obey(self, asked: wire.Pacing) -> None:
         """The cloud's pace, within this device's own bounds."""
         self._obeyed = asked
         if asked.batch_max_events is not None:
@@ -169,6 +175,8 @@ class Sender:
         if asked.sync_in_s is not None:
             self.paced(asked.sync_in_s)
         self.asked(asked.commands)
+        if asked.token is not None:
+            await self.renewed(asked.token)
 
     async def _close_gaps(self, drain: Drain) -> bool:
         """Restarts the streams of which the cloud misses numbers that this device no longer holds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pisyncd.config.advice import advice
-from pisyncd.config.identity import default_device_id, read_token
+from pisyncd.config.identity import configured_token, default_device_id, forget_token, read_token, store_token
 from pisyncd.config.loading import load
 from pisyncd.config.problems import InvalidConfig, Problem
 from pisyncd.config.schema import (
@@ -43,7 +43,10 @@ __all__ = [
     "WatchRoot",
     "Watchdog",
     "advice",
+    "configured_token",
     "default_device_id",
+    "forget_token",
     "load",
     "read_token",
+    "store_token",
 ]

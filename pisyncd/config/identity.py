@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from pisyncd.config.schema import DEVICE_ID_PATTERN, Config
 from pisyncd.core import errors
+from pisyncd.core.wire import token_hash
 
 # PiSync's own application id: the machine-id itself must not leave the machine (machine-id(5)).
 APP_ID = uuid.UUID("5b1d2a0e-7c43-4f0f-9a65-1f8f6a0c7d21")
 CREDENTIAL = "pisync-token"
+#: Where a token that the cloud has given is kept, in the state directory.
+KEPT = "token.json"
 _TOKEN_BYTES_MAX = 4096
+
+
+class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token given by the cloud; `of`: the hash of the configured one whose place it takes."""
+
+    of: str
+    token: Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,4096}$(?!\n)")]
 
 
 def default_device_id(root: Path = Path("/")) -> str | None:
@@ -39,7 +53,56 @@ def app_specific(machine_id: str) -> str:
 
 
 def read_token(config: Config, environ: Mapping[str, str]) -> str:
-    """The device's token: `cloud.token_file` where it can be read, else the systemd credential. Raises ConfigError.
+    """The device's token. Raises ConfigError.
+
+    The one that the cloud has given in the place of the configured one counts before it; a person who configures
+    another one afterwards wins.
+    """
+    configured = configured_token(config, environ)
+    kept = _kept(config)
+    return kept.token if kept is not None and kept.of == token_hash(configured) else configured
+
+
+def store_token(config: Config, environ: Mapping[str, str], token: str) -> None:
+    """Keeps a token that the cloud has given in the place of the configured one; durable when it returns.
+
+    It stands in the state directory: the configured one is in a file of root's. Raises OSError, ConfigError.
+    """
+    kept = KeptToken(of=token_hash(configured_token(config, environ)), token=token)
+    write_secret(config.state_dir / KEPT, msgspec.json.encode(kept))
+
+
+def forget_token(config: Config) -> None:
+    """The configured token counts again. Raises OSError."""
+    (config.state_dir / KEPT).unlink(missing_ok=True)
+
+
+def write_secret(path: Path, content: bytes) -> None:
+    """A small file for this user alone, whole or not at all, also after a power cut. Raises OSError."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
+        target.write(content)
+        target.flush()
+        os.fsync(target.fileno())
+    fresh.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _kept(config: Config) -> KeptToken | None:
+    try:
+        raw = (config.state_dir / KEPT).read_bytes()
+        return msgspec.json.decode(raw, type=KeptToken)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def configured_token(config: Config, environ: Mapping[str, str]) -> str:
+    """`cloud.token_file` where it can be read, else the systemd credential. Raises ConfigError.
 
     The file comes first because a credential keeps the content that it had when the service was started.
     """

@@ -41,6 +41,7 @@ ASKS: dict[str, tuple[str, str, Any]] = {
     "postUnmute": ("operator", "/api/devices/pi-1/unmute", None),
     "postCommand": ("operator", "/api/devices/pi-1/commands", {"kind": "sync"}),
     "getCommands": ("viewer", "/api/devices/pi-1/commands", None),
+    "postDeviceToken": ("admin", "/api/devices/pi-1/token", None),
     "getDeviceConfig": ("device", "/api/device/config", None),
     "putChannel": ("admin", "/api/channels/desk", {"url": "json://127.0.0.1:9/x"}),
     "getChannels": ("admin", "/api/channels", None),

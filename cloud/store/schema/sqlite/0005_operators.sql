@@ -8,6 +8,7 @@ ALTER TABLE device ADD COLUMN label TEXT NOT NULL DEFAULT '';     -- what people
 ALTER TABLE device ADD COLUMN note TEXT NOT NULL DEFAULT '';
 ALTER TABLE device ADD COLUMN rotate_at_ms INTEGER;               -- its next batch is answered with a new token
 ALTER TABLE device_token ADD COLUMN used_at_ms INTEGER;           -- first use; older tokens end with it
+UPDATE device_token SET used_at_ms = created_at_ms;
 
 -- Groups, by name. A site is one place; a region holds sites; a group is anything else.
 CREATE TABLE device_group (

@@ -1,0 +1,85 @@
+"""A token given by the cloud: where it is kept, what wins, and what a cut leaves behind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from pisyncd import config as settings
+from pisyncd.config import Config
+from pisyncd.config.identity import KEPT, write_secret
+from pisyncd.config.schema import Cloud
+from pisyncd.meters import Goodput
+from pisyncd.renewing import Renewing
+from pisyncd.uplink import Uplink
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    (tmp_path / "token").write_text("first\n")
+    (tmp_path / "state").mkdir()
+    cloud = Cloud(url="http://127.0.0.1:9", token_file=tmp_path / "token")
+    return Config(device_id="pi-1", cloud=cloud, state_dir=tmp_path / "state", watch=())
+
+
+def uplink(token: str) -> Uplink:
+    return Uplink(
+        url="http://127.0.0.1:9", token=token, connect_timeout_s=1, stall_s=1, ca_file=None,
+        seen=lambda *_: None, told_time=lambda _: None, goodput=Goodput(),
+    )  # fmt: skip
+
+
+def test_a_given_token_counts_until_a_person_configures_another(config: Config, tmp_path: Path) -> None:
+    assert settings.read_token(config, {}) == "first"
+    settings.store_token(config, {}, "second")
+    assert settings.read_token(config, {}) == "second"
+    settings.store_token(config, {}, "third")
+    assert settings.read_token(config, {}) == "third"
+    assert settings.configured_token(config, {}) == "first"
+    (tmp_path / "token").write_text("by-hand")
+    assert settings.read_token(config, {}) == "by-hand"
+    (tmp_path / "token").write_text("first")
+    settings.forget_token(config)
+    assert settings.read_token(config, {}) == "first"
+    settings.forget_token(config)
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b"[]", b'{"of": "x"}', b'{"of": "x", "token": "a\\nb"}', b"\xff"])
+def test_a_torn_file_is_none(config: Config, torn: bytes) -> None:
+    (config.state_dir / KEPT).write_bytes(torn)
+    assert settings.read_token(config, {}) == "first"
+
+
+def test_a_secret_is_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    (tmp_path / "secret.new").write_text("left behind by a cut")
+    write_secret(path, b"one")
+    write_secret(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+async def test_it_is_kept_before_it_is_used(config: Config) -> None:
+    way = uplink("first")
+    renewing = Renewing(config, way, "first")
+    await renewing.take("second")
+    assert (way.token, way.spare_token) == ("second", "first")
+    (config.state_dir / KEPT).unlink()
+    (config.state_dir / KEPT).mkdir()
+    await renewing.take("third")
+    assert way.token == "second", "what cannot be kept is not used"
+
+
+async def test_a_restart_knows_the_configured_one_as_spare(config: Config) -> None:
+    settings.store_token(config, {}, "second")
+    way = uplink("second")
+    renewing = Renewing(config, way, "second")
+    assert way.spare_token == "first"
+    way.renew("first")
+    renewing.fall_back()
+    assert settings.read_token(config, {}) == "first"
+    assert not (config.state_dir / KEPT).exists()
