@@ -28,6 +28,7 @@ from cloud.api import (
     probe,
     records,
     sessions,
+    shutout,
     standing,
     subscriptions,
     sync,
@@ -98,6 +99,8 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[boundary.boundary], client_max_size=services.settings.body_bytes_max)
     app[SERVICES] = services
     app[boundary.IN_FLIGHT] = boundary.InFlight()
+    app[shutout.UNDER_WAY] = shutout.UnderWay()
+    app.cleanup_ctx.append(shutout.looking)
     app.on_response_prepare.append(boundary.stamp)
     for part in _PARTS:
         part.setup(app)

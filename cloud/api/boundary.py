@@ -19,6 +19,7 @@ from aiohttp import ClientPayloadError, hdrs, http_exceptions, web
 
 from cloud import tracing
 from cloud.api import access, address, keys, metrics
+from cloud.api.shutout import UNDER_WAY
 from cloud.services import SERVICES, wall_ms
 from pisyncd.core import problems, wire
 from pisyncd.core.errors import TransientError
@@ -93,7 +94,7 @@ async def boundary(request: web.Request, handler: Handler) -> web.StreamResponse
     begun_s = time.perf_counter()
     status = 499
     try:
-        with tracing.request_span(request) as span:
+        with tracing.request_span(request) as span, request.app[UNDER_WAY].serving(request):
             response = await _answered(request, handler)
             status = response.status
             span.ended(status, request.get(keys.PROBLEM))
@@ -137,6 +138,12 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem(request, error.status, error)
     except web.HTTPException as error:
         return _from_http(request, error)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or not request.get(keys.SHUT_OUT) or request.get(keys.BEGUN):
+            raise
+        task.uncancel()
+        return _problem(request, 401, Refusal(401, "token-refused", "this token was ended while it was used"))
     except TransientError as error:
         log.warning("request.postponed", code=error.code, detail=error.detail, path=request.path)
         retry = str(max(1, round(error.retry_after_s or 5)))
@@ -182,6 +189,7 @@ def _problem(request: web.Request, status: int, error: Refusal) -> web.Response:
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Adds what every answer carries: the request id; for a token's holder the time, and the proof when asked."""
     headers = response.headers
+    request[keys.BEGUN] = True
     request_id = request.get(keys.REQUEST_ID)
     if request_id is not None:
         headers[REQUEST_ID] = request_id

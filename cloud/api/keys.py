@@ -12,4 +12,8 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PROBLEM: web.RequestKey[str] = web.RequestKey("problem", str)
 #: What the sender has left of its limit.
 RATES: web.RequestKey[Left | None] = web.RequestKey("rates", Left)
+#: Its token has ended while it was served.
+SHUT_OUT: web.RequestKey[bool] = web.RequestKey("shut_out", bool)
+#: The answer has begun.
+BEGUN: web.RequestKey[bool] = web.RequestKey("begun", bool)
 CLIENT: web.RequestKey[str] = web.RequestKey("client", str)

@@ -79,9 +79,14 @@ class Identity:
             del self._known[digest]
         return await self._look_up(digest)
 
-    async def _check_generation(self) -> None:
+    async def refresh(self) -> int:
+        """Forgets now what has changed; gives the generation, which rises with every change. Raises StorageBusy."""
+        await self._check_generation(at_once=True)
+        return self._generation
+
+    async def _check_generation(self, *, at_once: bool = False) -> None:
         async with self._checking:
-            if time.monotonic() - self._checked_at <= CHECK_INTERVAL_S:
+            if not at_once and time.monotonic() - self._checked_at <= CHECK_INTERVAL_S:
                 return
             asked_at = time.monotonic()
             async with self._db.reading() as tx:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 
 from pisyncd import config as settings
 from pisyncd.config import Config
 from pisyncd.config.identity import KEPT, write_secret
 from pisyncd.config.schema import Cloud
+from pisyncd.core import wire
+from pisyncd.core.errors import LinkDown
 from pisyncd.meters import Goodput
 from pisyncd.renewing import Renewing
 from pisyncd.uplink import Uplink
@@ -25,9 +29,9 @@ def config(tmp_path: Path) -> Config:
     return Config(device_id="pi-1", cloud=cloud, state_dir=tmp_path / "state", watch=())
 
 
-def uplink(token: str) -> Uplink:
+def uplink(token: str, url: str = "http://127.0.0.1:9") -> Uplink:
     return Uplink(
-        url="http://127.0.0.1:9", token=token, connect_timeout_s=1, stall_s=1, ca_file=None,
+        url=url, token=token, connect_timeout_s=1, stall_s=1, ca_file=None,
         seen=lambda *_: None, told_time=lambda _: None, goodput=Goodput(),
     )  # fmt: skip
 
@@ -83,3 +87,30 @@ async def test_a_restart_knows_the_configured_one_as_spare(config: Config) -> No
     renewing.fall_back()
     assert settings.read_token(config, {}) == "first"
     assert not (config.state_dir / KEPT).exists()
+
+
+async def test_a_cloud_that_was_set_back_is_met_with_the_token_before(aiohttp_server: Any) -> None:
+    known = {"first"}
+
+    async def probe(request: web.Request) -> web.Response:
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        if token not in known:
+            return web.json_response({}, status=401)
+        headers = {wire.PROOF_HEADER: wire.proof(token, request.headers[wire.CHALLENGE_HEADER])}
+        return web.json_response({"proof": "", "server_time": "2026-01-01T00:00:00Z"}, headers=headers)
+
+    app = web.Application()
+    app.router.add_get("/api/probe", probe)
+    server = await aiohttp_server(app)
+    fell: list[str] = []
+    way = uplink("second", str(server.make_url("/")))
+    way.spare_token = "first"
+    way.fell_back = lambda: fell.append(way.token)
+    await way.probe(5)
+    assert (way.token, fell) == ("first", ["first"])
+    known.clear()
+    way.spare_token = "second"
+    with pytest.raises(LinkDown) as caught:
+        await way.probe(5)
+    assert (caught.value.code, way.token) == ("portal", "first"), "a portal knows neither: nothing is changed"
+    await way.close()

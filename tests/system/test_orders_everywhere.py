@@ -38,3 +38,25 @@ def test_a_support_bundle_and_vitals_reach_the_cloud(shared_cloud: Cloud, make_d
     assert told["vitals"]["memory_total_bytes"] > 0
     assert told["vitals"]["version"]
     assert device.stop() == 0
+
+
+def test_a_new_token_is_taken_over_and_survives_a_restart(shared_cloud: Cloud, make_device: MakeDevice) -> None:
+    device = make_device(shared_cloud, settings={"settle": {"debounce_s": 0.1}})
+    first = (device.root / "token").read_text().strip()
+    admin = shared_cloud.key(f"rotating-{device.device_id}", "admin")
+    asked = shared_cloud.ask("POST", f"/api/devices/{device.device_id}/token", key=admin)
+    assert asked.status == 202, asked.body
+    device.start()
+    trees.write(judge.learning(device), {b"one.txt": b"with the old token"})
+    kept = device.root / "state" / "token.json"
+    until("the new token is kept", kept.exists)
+    second = json.loads(kept.read_bytes())["token"]
+    assert second != first
+    trees.write(judge.learning(device), {b"two.txt": b"with the new token"})
+    until("files go on arriving", lambda: b"learning/two.txt" in shared_cloud.files(device.device_id))
+    device.kill()
+    device.start()
+    trees.write(judge.learning(device), {b"three.txt": b"after a restart"})
+    until("files arrive after a restart", lambda: b"learning/three.txt" in shared_cloud.files(device.device_id))
+    assert device.stop() == 0
+    assert shared_cloud.ask("GET", "/api/device/config", key=second).status == 200
