@@ -58,6 +58,7 @@ class RunningDevice:
         self.clock = clock
         self.config_fault = ""
         self.intake_fault = ""
+        self.enrolment_fault = ""
         self._outbox = outbox
         self._way = way
         self._lanes = lanes

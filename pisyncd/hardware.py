@@ -29,7 +29,7 @@ def read(state_dir: Path, root: Path = Path("/")) -> Vitals:
         python=platform.python_version(),
         os=_os_name(root),
         kernel=platform.release()[:200],
-        model=_text(root / "proc/device-tree/model") or None,
+        model=model(root),
         uptime_s=max(0, int(time.clock_gettime(time.CLOCK_BOOTTIME))),
         temperature_c=temperature_c(root),
         throttled=throttled(root),
@@ -57,6 +57,11 @@ def _text(path: Path) -> str:
     except OSError:
         return ""
     return "".join(char for char in raw.decode("utf-8", "replace") if char.isprintable() or char == "\n").strip()[:200]
+
+
+def model(root: Path = Path("/")) -> str | None:
+    """'Raspberry Pi 4 Model B Rev 1.4'."""
+    return _text(root / "proc/device-tree/model") or None
 
 
 def _os_name(root: Path) -> str | None:

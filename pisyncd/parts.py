@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pisyncd import config as settings
 from pisyncd import meters
 from pisyncd.activities.clerk import Clerk
 from pisyncd.activities.cycle import SyncCycle
+from pisyncd.activities.enroller import Enroller
 from pisyncd.activities.finisher import Finisher
 from pisyncd.activities.janitor import Janitor
 from pisyncd.activities.lanes import Lanes
@@ -120,6 +122,10 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
     own: list[Activity] = [] if once else [spool, sampler, orders]
+    if settings.own_token(config) is not None:
+        told = functools.partial(setattr, device, "enrolment_fault")
+        accepted = functools.partial(prober.asked, curious=False)
+        own.append(Enroller(config, token, chance=random.random, accepted=accepted, told=told))
     activities: list[Activity] = [
         prober,
         *(

@@ -22,7 +22,7 @@ class Renewing:
         self._config = config
         self._uplink = uplink
         self._token = token
-        self._configured = settings.configured_token(config, os.environ)
+        self._configured = settings.first_token(config, os.environ)
         uplink.spare_token = self._configured if self._configured != token else None
         uplink.fell_back = self.fall_back
 

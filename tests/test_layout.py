@@ -32,6 +32,7 @@ LAYERS = {
     "pisyncd.holding": 2,
     "pisyncd.meters": 2,
     "pisyncd.renewing": 3,
+    "pisyncd.enrolling": 3,
     "pisyncd.hardware": 2,
     "pisyncd.client": 2,
     "pisyncd.activities": 3,

@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from pisyncd.config.advice import advice
-from pisyncd.config.identity import configured_token, default_device_id, forget_token, read_token, store_token
+from pisyncd.config.identity import (
+    accept_own_token,
+    configured_token,
+    default_device_id,
+    first_token,
+    forget_token,
+    own_token,
+    read_fleet_key,
+    read_secret_line,
+    read_token,
+    store_token,
+)
 from pisyncd.config.loading import load
 from pisyncd.config.problems import InvalidConfig, Problem
 from pisyncd.config.schema import (
@@ -42,11 +53,16 @@ __all__ = [
     "Transfer",
     "WatchRoot",
     "Watchdog",
+    "accept_own_token",
     "advice",
     "configured_token",
     "default_device_id",
+    "first_token",
     "forget_token",
     "load",
+    "own_token",
+    "read_fleet_key",
+    "read_secret_line",
     "read_token",
     "store_token",
 ]

@@ -56,8 +56,11 @@ def _cloud() -> str:
         if field.name in values:
             lines.append(f"  {field.name}: {values[field.name]}")
         else:
-            lines.append(f"  # {field.name}: {_yaml(field.default, '/etc/pisyncd/ca.pem')}")
+            lines.append(f"  # {field.name}: {_yaml(field.default, _FILES.get(field.name, ''))}")
     return "\n".join([*lines, ""])
+
+
+_FILES = {"ca_file": "/etc/pisyncd/ca.pem", "fleet_key_file": "/etc/pisyncd/fleet-key"}
 
 
 def _watch() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import re
+import secrets
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +24,16 @@ APP_ID = uuid.UUID("5b1d2a0e-7c43-4f0f-9a65-1f8f6a0c7d21")
 CREDENTIAL = "pisync-token"
 #: Where a token that the cloud has given is kept, in the state directory.
 KEPT = "token.json"
+#: Where a token stands that the device has made for itself.
+OWN = "enrolment.json"
 _TOKEN_BYTES_MAX = 4096
+
+
+class OwnToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token that the device made; `accepted`: the cloud has let it in."""
+
+    token: Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,4096}$(?!\n)")]
+    accepted: bool = False
 
 
 class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +69,7 @@ def read_token(config: Config, environ: Mapping[str, str]) -> str:
     The one that the cloud has given in the place of the configured one counts before it; a person who configures
     another one afterwards wins.
     """
-    configured = configured_token(config, environ)
+    configured = first_token(config, environ)
     kept = _kept(config)
     return kept.token if kept is not None and kept.of == token_hash(configured) else configured
 
@@ -68,8 +79,63 @@ def store_token(config: Config, environ: Mapping[str, str], token: str) -> None:
 
     It stands in the state directory: the configured one is in a file of root's. Raises OSError, ConfigError.
     """
-    kept = KeptToken(of=token_hash(configured_token(config, environ)), token=token)
+    kept = KeptToken(of=token_hash(first_token(config, environ)), token=token)
     write_secret(config.state_dir / KEPT, msgspec.json.encode(kept))
+
+
+def first_token(config: Config, environ: Mapping[str, str]) -> str:
+    """The token from before the cloud gave any: configured, or made here. Raises ConfigError."""
+    try:
+        return configured_token(config, environ)
+    except errors.ConfigError as error:
+        own = own_token(config, make=True) if error.code == "token-missing" else None
+        if own is None:
+            raise
+        return own.token
+
+
+def own_token(config: Config, *, make: bool = False) -> OwnToken | None:
+    """The token that a device with its fleet's key has made for itself; None where there is no such key, and none was
+    made yet. With `make` it is made, and durable. Raises ConfigError when it cannot be kept."""
+    if config.cloud.fleet_key_file is None:
+        return None
+    path = config.state_dir / OWN
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=OwnToken)
+    if not make:
+        return None
+    own = OwnToken(token=f"pisync_device_{secrets.token_urlsafe(32)}")
+    try:
+        config.state_dir.mkdir(parents=True, exist_ok=True)
+        write_secret(path, msgspec.json.encode(own))
+    except OSError as error:
+        raise errors.ConfigError(f"{path}: {error.strerror}", code="token-missing", hint=_hint(config)) from error
+    return own
+
+
+def accept_own_token(config: Config) -> None:
+    """The cloud has let this device in. Raises OSError."""
+    own = own_token(config)
+    if own is not None:
+        write_secret(config.state_dir / OWN, msgspec.json.encode(msgspec.structs.replace(own, accepted=True)))
+
+
+def read_fleet_key(config: Config) -> str:
+    """The key of cloud.fleet_key_file. Raises ConfigError."""
+    assert config.cloud.fleet_key_file is not None
+    return read_secret_line(config.cloud.fleet_key_file)
+
+
+def read_secret_line(path: Path) -> str:
+    """The one line of a file. Raises ConfigError."""
+    hint = "it has to hold the key in one line, as `pisync-cloud fleet-key create` prints it"
+    try:
+        line = path.read_bytes()[:_TOKEN_BYTES_MAX].decode("ascii", "replace").strip()
+    except OSError as error:
+        raise errors.ConfigError(f"{path}: {error.strerror}", code="fleet-key-missing", hint=hint) from error
+    if not re.fullmatch(r"[!-~]{8,}", line):
+        raise errors.ConfigError(f"{path}: is not a key", code="fleet-key-invalid", hint=hint)
+    return line
 
 
 def forget_token(config: Config) -> None:

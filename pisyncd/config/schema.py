@@ -45,6 +45,13 @@ class Cloud(Struct, frozen=True, kw_only=True):
             "`pisync-token` is used. The token itself never stands in this file."
         ),
     ] = None
+    fleet_key_file: Annotated[
+        Path | None,
+        Meta(
+            description="File with the key of a fleet, for prepared cards: without a token of its own the device makes "
+            "one and asks with this key to be let in, until somebody at the cloud has accepted it."
+        ),
+    ] = None
     ca_file: Annotated[
         Path | None,
         Meta(description="Certificate authorities to trust (PEM), instead of the system's own."),

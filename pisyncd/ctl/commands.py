@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pisyncd.ctl import recordtext, render, terminal
+from pisyncd.ctl import enroll, recordtext, render, terminal
 from pisyncd.ctl.connection import Daemon, Trouble
 
 DEFAULT_SOCKET = "/run/pisyncd/pisyncd.sock"
@@ -129,8 +129,14 @@ def _commands() -> list[tuple[str, Callable[[argparse.Namespace, Daemon], int], 
         ("pause", _pause, "stop sending, until resumed", []),
         ("resume", _resume, "go on sending", []),
         ("probe", _probe, "look at the network now and say what is found", []),
+        ("enroll", _enroll, "let this device in at the cloud, by a one-time code or a fleet's key", enroll.options()),
         ("watch", _watch, "a live view; end it with Ctrl-C", [pace, count]),
     ]
+
+
+def _enroll(arguments: argparse.Namespace, _daemon: Daemon) -> int:
+    _show(arguments, enroll.enroll(arguments), enroll.told)
+    return 0
 
 
 def _status(arguments: argparse.Namespace, daemon: Daemon) -> int:

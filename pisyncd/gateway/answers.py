@@ -59,6 +59,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
             stuck=stuck,
             config_fault=device.config_fault,
             intake_fault=device.intake_fault,
+            enrolment_fault=device.enrolment_fault,
             clock_trusted=device.clock.trusted(),
         )
     )

@@ -78,6 +78,8 @@ class Device(Protocol):
 
     #: Why the port for browsers is not open though it should be, empty when all is well.
     intake_fault: str
+    #: What keeps the cloud from letting this device in, empty when it is in.
+    enrolment_fault: str
 
     @property
     def config_fault(self) -> str:

@@ -34,6 +34,7 @@ class Facts:
     stuck: Sequence[str]
     config_fault: str
     intake_fault: str
+    enrolment_fault: str
     clock_trusted: bool
 
 
@@ -83,7 +84,10 @@ def _wrong(facts: Facts) -> Iterator[str]:
         yield f"the changed configuration was refused, the old one is in force: {facts.config_fault}"
     if facts.intake_fault:
         yield f"{facts.intake_fault}; give intake.port a free one and `systemctl reload pisyncd`"
-    if facts.link.state == "portal":
+    if facts.enrolment_fault:
+        # What the link shows until then is that nobody proves to be the cloud.
+        yield facts.enrolment_fault
+    elif facts.link.state == "portal":
         where = f" at {facts.link.portal_url}" if facts.link.portal_url else ""
         yield f"a login page answers instead of the cloud: open a browser{where} and log in to this network"
     if facts.link.fault_code in _FOR_A_PERSON:

@@ -24,6 +24,7 @@ class Memory:
         self.clock = outbox.db.clock
         self.config_fault = ""
         self.intake_fault = ""
+        self.enrolment_fault = ""
         self.link_now = LinkView(state="full", reason="our cloud has proven itself", probed_ago_s=0.0, proven_ago_s=3.0)
         self.moving: list[TransferView] = []
         self.root_views = [
