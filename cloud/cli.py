@@ -17,7 +17,7 @@ from cloud.dashboard import terminal
 from cloud.flows import identity, rotation, subscriptions
 from cloud.flows.fleet import Wanted
 from cloud.rules import fleet
-from cloud.rules.access import ROLES
+from cloud.rules.access import ROLES, SCOPES
 from cloud.rules.standing import STATES
 from cloud.services import wall_ms
 from cloud.store import drivers as store
@@ -87,7 +87,12 @@ async def _revoke(settings: Settings, args: argparse.Namespace) -> None:
 
 
 async def _key_create(settings: Settings, args: argparse.Namespace) -> None:
-    await _with_db(settings, lambda db: identity.create_key(db, args.name, args.role, wall_ms(), actor=verbs.actor()))
+    now_ms = wall_ms()
+    until_ms = None if args.lasts is None else now_ms + args.lasts * 1000
+    limits: dict[str, Any] = {"groups": args.group, "scopes": args.scope, "expires_at_ms": until_ms}
+    await _with_db(
+        settings, lambda db: identity.create_key(db, args.name, args.role, now_ms, **limits, actor=verbs.actor())
+    )
 
 
 async def _key_revoke(settings: Settings, args: argparse.Namespace) -> None:
@@ -248,6 +253,11 @@ def _key_parser(commands: Any, common: argparse.ArgumentParser, listing: argpars
     create = keys.add_parser("create", parents=[common], help="make a key; prints it")
     create.add_argument("name", **_KEY)
     create.add_argument("--role", choices=ROLES, required=True, help="what it may do; each covers the one before")
+    create.add_argument("--group", action="append", default=[], metavar="NAME", help="only its devices; repeatable")
+    create.add_argument(
+        "--scope", action="append", default=[], choices=SCOPES, help="only this part of the API; may be repeated"
+    )
+    create.add_argument("--expires", dest="lasts", type=notify_verbs.seconds, metavar="30d", help="how long it holds")
     create.set_defaults(command=_key_create)
     end = keys.add_parser("revoke", parents=[common], help="end a key and the sessions that began with it")
     end.add_argument("name", **_KEY)

@@ -22,7 +22,7 @@ from cloud.api import access, address, keys, metrics
 from cloud.api.shutout import UNDER_WAY
 from cloud.services import SERVICES, wall_ms
 from pisyncd.core import problems, wire
-from pisyncd.core.errors import TransientError
+from pisyncd.core.errors import PermanentError, TransientError
 from pisyncd.core.problems import Refusal
 
 log = structlog.get_logger()
@@ -51,6 +51,15 @@ BROKEN_BODY = (
     http_exceptions.PayloadEncodingError,
     zlib.error,
 )
+
+
+#: What the flows that the command line calls as well do not do; 422 where nothing else is said.
+_PERMANENT = {"not-there": 404, "already-there": 409, "last-admin": 409}
+
+
+def as_refusal(error: PermanentError) -> Refusal:
+    """The answer for what a flow does not do."""
+    return Refusal(_PERMANENT.get(error.code, 422), error.code, error.detail, hint=error.hint)
 
 
 class InFlight:
@@ -144,6 +153,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
             raise
         task.uncancel()
         return _problem(request, 401, Refusal(401, "token-refused", "this token was ended while it was used"))
+    except PermanentError as error:
+        return _problem(request, as_refusal(error).status, as_refusal(error))
     except TransientError as error:
         log.warning("request.postponed", code=error.code, detail=error.detail, path=request.path)
         retry = str(max(1, round(error.retry_after_s or 5)))
@@ -194,6 +205,8 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     if request_id is not None:
         headers[REQUEST_ID] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
+    if address.is_https(request):
+        headers["Strict-Transport-Security"] = "max-age=31536000"
     if request.app[IN_FLIGHT].draining:
         response.force_close()
     left = request.get(keys.RATES)

@@ -24,6 +24,7 @@ from pisyncd.core import problems, wire
 from pisyncd.core.problems import Refusal
 from pisyncd.core.vitals import Vitals
 
+WINDOW_S_MIN, WINDOW_S_MAX = 60, 10 * 366 * 86_400
 _MODES = ("total", "consecutive")
 
 
@@ -172,11 +173,19 @@ async def get_repeated_failures(request: web.Request) -> web.Response:
     services = request.app[SERVICES]
     page = params.page(request, limit=100, by_number=True)
     threshold = params.whole(request, "threshold", services.settings.failures_listed_above)
-    consecutive = params.choice(request, "mode", _MODES, "total") == "consecutive"
+    window_s = params.whole(request, "window", 0, most=WINDOW_S_MAX)
+    if 0 < window_s < WINDOW_S_MIN:
+        raise problems.invalid("query:window", "range", f"window is at least {WINDOW_S_MIN} seconds")
+    taken = params.choice(request, "acknowledged", ("true", "false"))
+    failing = lists.Failing(
+        threshold=threshold,
+        consecutive=params.choice(request, "mode", _MODES, "total") == "consecutive",
+        from_ms=wall_ms() - window_s * 1000 if window_s else None,
+        group=wanted(request).group,
+        acknowledged=None if taken is None else taken == "true",
+    )
     async with services.db.reading() as tx:
-        rows, total = await lists.failures(
-            tx, consecutive=consecutive, threshold=threshold, limit=page.limit, offset=page.offset
-        )
+        rows, total = await lists.failures(tx, failing, limit=page.limit, offset=page.offset)
         taken_on = await incidents.acknowledged_devices(tx)
     return answers.ok(
         request,

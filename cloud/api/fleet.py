@@ -207,6 +207,29 @@ async def get_tags(request: web.Request) -> web.Response:
     return answers.ok(request, shown, pagination=answers.pagination(1, max(1, len(shown)), len(shown), None))
 
 
+class TagIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The new name of a tag."""
+
+    tag: Annotated[str, Meta(max_length=64)]
+
+
+async def put_tag(request: web.Request) -> web.Response:
+    """200: all its devices have the other tag now. Raises Refusal 400, 401, 403, 404, 408, 413, 415, 422."""
+    principal = await access.require(request, role="operator")
+    said, now_ms = await payload.read_as(request, TagIn), wall_ms()
+    db, old = request.app[SERVICES].db, request.match_info["tag"]
+    count = await groups.rename_tag(db, old, said.tag, actor=principal.actor, now_ms=now_ms)
+    return answers.ok(request, TagOut(tag=said.tag, devices=count, last_updated_at=wire.rfc3339(now_ms)))
+
+
+async def delete_tag(request: web.Request) -> web.Response:
+    """200: no device has it any more. Raises Refusal 401, 403, 404."""
+    principal = await access.require(request, role="operator")
+    db, old, now_ms = request.app[SERVICES].db, request.match_info["tag"], wall_ms()
+    await groups.rename_tag(db, old, None, actor=principal.actor, now_ms=now_ms)
+    return answers.ok(request, TagOut(tag=old, devices=0, last_updated_at=wire.rfc3339(now_ms)))
+
+
 def setup(app: web.Application) -> None:
     """Adds the routes."""
     app.router.add_get("/api/overview", get_overview)
@@ -215,3 +238,5 @@ def setup(app: web.Application) -> None:
     app.router.add_put("/api/groups/{name}", put_group)
     app.router.add_delete("/api/groups/{name}", delete_group)
     app.router.add_get("/api/tags", get_tags)
+    app.router.add_put("/api/tags/{tag}", put_tag)
+    app.router.add_delete("/api/tags/{tag}", delete_tag)

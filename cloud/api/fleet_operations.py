@@ -8,6 +8,7 @@ from cloud.rules import fleet as rules
 from cloud.rules.standing import STATES
 
 _NAME = Param(name="name", place="path", about="the group's name")
+_TAG = Param(name="tag", place="path")
 _BODY = (400, 408, 413, 415, 422, 503)
 #: Of every list of devices.
 FILTERS = (
@@ -94,5 +95,28 @@ FLEET = (
         summary="All tags",
         auth="V",
         replies=(Reply(about="all", body=fleet.TagOut, frame="list"),),
+    ),
+    Operation(
+        method="PUT",
+        path="/api/tags/{tag}",
+        name="putTag",
+        tag="fleet",
+        summary="Give a tag another name, on all its devices",
+        auth="O",
+        params=(_TAG,),
+        body=fleet.TagIn,
+        replies=(Reply(about="the tag", body=fleet.TagOut),),
+        refusals=(404, *_BODY),
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/tags/{tag}",
+        name="deleteTag",
+        tag="fleet",
+        summary="Take a tag from all devices",
+        auth="O",
+        params=(_TAG,),
+        replies=(Reply(about="taken away", body=fleet.TagOut),),
+        refusals=(404, 503),
     ),
 )

@@ -16,6 +16,7 @@ from cloud.api.fleet_operations import FILTERS, FLEET
 from cloud.api.inbound_operations import INBOUND
 from cloud.api.notifying_operations import NOTIFYING
 from cloud.api.openapi import Operation, Param, Reply
+from cloud.api.people_operations import PEOPLE
 from cloud.api.probe import Probe, Received
 from cloud.api.record_operations import RECORDS
 from cloud.api.standing_operations import STANDING
@@ -108,6 +109,9 @@ DEVICES = (
             *common.paging(100, cursor=False),
             Param(name="threshold", schema={"type": "integer", "minimum": 0, "default": 3}, about="more than so many"),
             Param(name="mode", schema={"enum": ["total", "consecutive"], "default": "total"}),
+            Param(name="window", schema={"type": "integer", "minimum": 60}, about="only those of the last so many s"),
+            Param(name="group", about="of this group, site or region"),
+            Param(name="acknowledged", schema={"type": "boolean"}, about="whether somebody has taken them on"),
         ),
         replies=(Reply(about="a page", body=shapes.FailureOut, frame="list"),),
         refusals=(422,),
@@ -498,6 +502,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *SYNC,
     *DEVICES,
     *STANDING,
+    *PEOPLE,
     *COMMANDS,
     *FLEET,
     *ENROLMENT,

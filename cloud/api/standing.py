@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Meta
 
 from cloud.api import access, answers, params, payload
-from cloud.flows import standing
+from cloud.flows import standing, timeline
+from cloud.flows.timeline import Place
 from cloud.rules.standing import FOREVER_MS, StateName
 from cloud.services import SERVICES, wall_ms
 from cloud.store.db import Tx
@@ -135,8 +136,42 @@ async def get_transitions(request: web.Request) -> web.Response:
     return answers.ok(request, shown, pagination=answers.pagination(page.number, page.limit, total, cursor))
 
 
+class HappenedOut(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened to a device. See cloud/flows/timeline.py for what `detail` holds of each kind."""
+
+    kind: timeline.Kind
+    at: str
+    id: str
+    detail: dict[str, Any]
+    last_updated_at: str
+
+
+async def get_timeline(request: web.Request) -> web.Response:
+    """200 with what happened to a device, newest first; `cursor` goes on. Raises Refusal 401, 403, 404, 422."""
+    device_id = request.match_info["device_id"]
+    principal = await access.require(request, device=device_id, role="viewer", grouped=True)
+    page = params.page(request, limit=50)
+    place = Place() if page.before is None else Place(at_ms=page.before[0], skip=min(page.before[1], timeline.SKIP_MAX))
+    async with request.app[SERVICES].db.reading() as tx:
+        dk = await access.device_key(tx, principal, device_id, "viewer")
+        entries, following, total = await timeline.page(tx, dk, device_id, place, page.limit)
+    shown = [
+        HappenedOut(
+            kind=each.kind,
+            at=wire.rfc3339(each.at_ms),
+            id=each.id,
+            detail=each.detail,
+            last_updated_at=wire.rfc3339(each.at_ms),
+        )
+        for each in entries
+    ]
+    cursor = None if following is None else params.cursor_after(following.at_ms, following.skip)
+    return answers.ok(request, shown, pagination=answers.pagination(page.number, page.limit, total, cursor))
+
+
 def setup(app: web.Application) -> None:
     """Adds the routes."""
     app.router.add_post("/api/devices/{device_id}/mute", post_mute)
     app.router.add_post("/api/devices/{device_id}/unmute", post_unmute)
     app.router.add_get("/api/devices/{device_id}/transitions", get_transitions)
+    app.router.add_get("/api/devices/{device_id}/timeline", get_timeline)

@@ -42,4 +42,16 @@ STANDING = (
         replies=(Reply(about="a page", body=standing.TransitionOut, frame="list"),),
         refusals=(404, 422),
     ),
+    Operation(
+        method="GET",
+        path="/api/devices/{device_id}/timeline",
+        name="getTimeline",
+        tag="devices",
+        summary="All that happened to a device, newest first",
+        about="Syncs, states, faults when they were first met, commands, incidents, and what people did.",
+        auth="DV",
+        params=(common.DEVICE, *common.paging(50)),
+        replies=(Reply(about="a page", body=standing.HappenedOut, frame="list"),),
+        refusals=(404, 422),
+    ),
 )

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from cloud.api import keys, params
+from cloud.api import boundary, keys, params
 from cloud.api.params import Page
 from cloud.dashboard import words
 from cloud.dashboard.frame import Fields, FormHandler, first
@@ -37,7 +37,6 @@ _LOCAL = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _APART = re.compile(r"[,\n\r]+")
 _OF_ITS_OWN = frozenset({401, 403, 404})
-_STATUS = {"not-there": 404, "already-there": 409, "last-admin": 409}
 LIST_MAX = 200
 
 
@@ -87,7 +86,7 @@ def beside(show: Show, form: str) -> Callable[[FormHandler], FormHandler]:
             try:
                 return await handler(request, fields)
             except (Refusal, PermanentError) as error:
-                refusal = error if isinstance(error, Refusal) else as_refusal(error)
+                refusal = error if isinstance(error, Refusal) else boundary.as_refusal(error)
                 if refusal.status in _OF_ITS_OWN:
                     raise refusal from None
                 return await show(request, Tried(form=form, fields=fields, refusal=refusal))
@@ -95,11 +94,6 @@ def beside(show: Show, form: str) -> Callable[[FormHandler], FormHandler]:
         return taken
 
     return wrap
-
-
-def as_refusal(error: PermanentError) -> Refusal:
-    """What the flows that the command line calls as well do not do."""
-    return Refusal(_STATUS.get(error.code, 422), error.code, error.detail, hint=error.hint)
 
 
 def who(request: web.Request) -> Principal:

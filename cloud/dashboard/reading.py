@@ -9,6 +9,7 @@ from cloud.api.devices import ages
 from cloud.dashboard import charts, words
 from cloud.flows import fleet, groups, incidents, lists
 from cloud.flows.fleet import Wanted
+from cloud.flows.lists import Failing
 from cloud.rules import faults
 from cloud.rules import fleet as rules
 from cloud.rules.standing import STATES, TROUBLED
@@ -130,7 +131,7 @@ async def failures(services: Services, reach: frozenset[str] | None, *, number: 
     async with services.db.reading() as tx:
         found = await fleet.faults(tx, reach, limit=FAULTS_SHOWN, offset=0)
         if reach is None:
-            failing, total = await lists.failures(tx, consecutive=True, threshold=threshold, **part)
+            failing, total = await lists.failures(tx, Failing(consecutive=True, threshold=threshold), **part)
         else:
             wanted = Wanted(state="failing", sort="since")
             failing, total = await fleet.devices(

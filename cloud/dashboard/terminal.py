@@ -15,6 +15,7 @@ from cloud.config import Settings
 from cloud.dashboard import words
 from cloud.flows import fleet, identity, lists
 from cloud.flows.fleet import Wanted
+from cloud.flows.lists import Failing
 from cloud.services import wall_ms
 from cloud.store.db import Database, Row
 
@@ -80,7 +81,7 @@ def _device(row: Row, now_ms: int) -> tuple[str, ...]:
 async def failures(db: Database, *, threshold: int, consecutive: bool, limit: int, json: bool) -> None:
     """Devices that failed more than `threshold` times, worst first."""
     async with db.reading() as tx:
-        rows, _ = await lists.failures(tx, consecutive=consecutive, threshold=threshold, limit=limit, offset=0)
+        rows, _ = await lists.failures(tx, Failing(consecutive=consecutive, threshold=threshold), limit=limit, offset=0)
     rows = rows[:limit]
     empty = f"no device has more than {threshold} failed syncs{' in a row' if consecutive else ''}"
     if json:

@@ -17,6 +17,7 @@ KINDS: tuple[Kind, ...] = ("group", "site", "region")
 PUT = "group.put"
 REMOVED = "group.removed"
 DESCRIBED = "device.described"
+RETAGGED = "tag.changed"
 TAGS_MAX = 50
 TEXT_MAX = 2000
 
@@ -141,6 +142,23 @@ async def set_tags(tx: Tx, dk: int, wanted: Collection[str]) -> None:
         raise problems.invalid("/tags", "tag", f"at most {TAGS_MAX} tags of letters, digits, . _ @ - and blanks")
     await tx.run("drop_tags", dk=dk)
     await tx.bulk("add_tags", [(dk, tag) for tag in sorted(set(wanted))])
+
+
+async def rename_tag(db: Database, old: str, new: str | None, *, actor: str, now_ms: int) -> int:
+    """Gives a tag another name on all its devices, or takes it from them (None); how many. Raises Refusal 404, 422."""
+    if new is not None and not access.is_name(new):
+        raise problems.invalid("/tag", "tag", "a tag is made of letters, digits, . _ @ - and blanks")
+    async with db.transaction() as tx:
+        held = {row["tag"]: row["devices"] for row in await tags(tx)}
+        if old not in held:
+            raise Refusal(404, "tag-unknown", f"no device has the tag {old!r}"[:200], hint="GET /api/tags lists them")
+        if new is not None and new != old:
+            await tx.run("retag", old=old, new=new)
+        if new != old:
+            await tx.run("drop_tag", old=old)
+        await tx.run("fleet_changed")
+        await _tell(tx, RETAGGED, old, actor, now_ms, new=new, devices=held[old])
+    return int(held[old])
 
 
 async def of_device(tx: Tx, dk: int) -> tuple[str | None, list[str], list[str]]:

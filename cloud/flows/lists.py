@@ -57,11 +57,30 @@ def like_pattern(search: str) -> str | None:
     return f"%{escaped}%"
 
 
-async def failures(tx: Tx, *, consecutive: bool, threshold: int, limit: int, offset: int) -> tuple[list[Row], int]:
+@dataclass(frozen=True, kw_only=True)
+class Failing:
+    """Which devices with repeated failures; None: any. `from_ms`: count what happened since then."""
+
+    threshold: int
+    consecutive: bool = False
+    from_ms: int | None = None
+    group: str | None = None
+    acknowledged: bool | None = None
+
+
+async def failures(tx: Tx, wanted: Failing, *, limit: int, offset: int) -> tuple[list[Row], int]:
     """Up to limit + 1 devices that failed more than `threshold` times, worst first, and how many there are."""
-    name = "failures_by_streak" if consecutive else "failures_by_total"
-    rows = await tx.all(name, threshold=threshold, row_limit=limit + 1, row_offset=offset)
-    return rows, await tx.value(f"{name}_count", threshold=threshold)
+    name = "failures_by_streak" if wanted.consecutive else "failures_by_total"
+    if wanted.from_ms is not None and not wanted.consecutive:
+        name = "failures_in_window"
+    chosen = {
+        "threshold": wanted.threshold,
+        "from_ms": wanted.from_ms,
+        "group_name": wanted.group,
+        "acknowledged": None if wanted.acknowledged is None else int(wanted.acknowledged),
+    }
+    rows = await tx.all(name, **chosen, row_limit=limit + 1, row_offset=offset)
+    return rows, await tx.value(f"{name}_count", **chosen)
 
 
 async def notifications(

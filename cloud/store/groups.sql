@@ -28,6 +28,14 @@ DELETE FROM device_group WHERE name = :name
 -- name: leave_all_groups
 DELETE FROM group_member WHERE dk = :dk
 
+-- name: retag
+-- Devices that have the new tag already keep it once.
+UPDATE device_tag SET tag = :new WHERE tag = :old
+  AND NOT EXISTS (SELECT 1 FROM device_tag AS t WHERE t.dk = device_tag.dk AND t.tag = :new)
+
+-- name: drop_tag
+DELETE FROM device_tag WHERE tag = :old
+
 -- name: drop_tags
 DELETE FROM device_tag WHERE dk = :dk
 

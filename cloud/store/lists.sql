@@ -24,25 +24,80 @@ FROM device AS d JOIN device_state AS s ON s.dk = d.dk WHERE d.dk = :dk
 
 -- name: failures_by_total
 -- Both conditions on purpose: the first one lets SQLite use the partial index.
-SELECT s.dk, d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
+SELECT s.dk, d.device_id, s.failed_total AS failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
        s.last_error_code, s.last_status, s.alert_opened_at_ms, s.updated_at_ms
 FROM device_state AS s JOIN device AS d ON d.dk = s.dk
 WHERE s.failed_total > 0 AND s.shut_out = 0 AND s.failed_total > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
 ORDER BY s.failed_total DESC, s.dk LIMIT :row_limit OFFSET :row_offset
 
 -- name: failures_by_total_count
-SELECT count(*) FROM device_state WHERE failed_total > 0 AND shut_out = 0 AND failed_total > :threshold
+SELECT count(*) FROM device_state AS s
+WHERE s.failed_total > 0 AND s.shut_out = 0 AND s.failed_total > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
 
 -- name: failures_by_streak
-SELECT s.dk, d.device_id, s.failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
+SELECT s.dk, d.device_id, s.failed_total AS failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
        s.last_error_code, s.last_status, s.alert_opened_at_ms, s.updated_at_ms
 FROM device_state AS s JOIN device AS d ON d.dk = s.dk
 WHERE s.consecutive_failures > 0 AND s.shut_out = 0 AND s.consecutive_failures > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
 ORDER BY s.consecutive_failures DESC, s.dk LIMIT :row_limit OFFSET :row_offset
 
 -- name: failures_by_streak_count
-SELECT count(*) FROM device_state
-WHERE consecutive_failures > 0 AND shut_out = 0 AND consecutive_failures > :threshold
+SELECT count(*) FROM device_state AS s
+WHERE s.consecutive_failures > 0 AND s.shut_out = 0 AND s.consecutive_failures > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
+
+-- name: failures_in_window
+-- By what is in the history since then. Who has not failed so often in all is left out before anything is counted.
+SELECT * FROM (
+    SELECT s.dk, d.device_id, (SELECT count(*) FROM sync_event AS e
+        WHERE e.dk = s.dk AND e.occurred_at_ms >= :from_ms AND e.status = 'failed') AS failed_total, s.consecutive_failures, s.last_success_at_ms, s.last_failed_at_ms,
+       s.last_error_code, s.last_status, s.alert_opened_at_ms, s.updated_at_ms
+    FROM device_state AS s JOIN device AS d ON d.dk = s.dk
+    WHERE s.failed_total > 0 AND s.shut_out = 0 AND s.failed_total > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
+) AS found WHERE failed_total > :threshold
+ORDER BY failed_total DESC, dk LIMIT :row_limit OFFSET :row_offset
+
+-- name: failures_in_window_count
+SELECT count(*) FROM (
+    SELECT (SELECT count(*) FROM sync_event AS e
+        WHERE e.dk = s.dk AND e.occurred_at_ms >= :from_ms AND e.status = 'failed') AS failed_total FROM device_state AS s
+    WHERE s.failed_total > 0 AND s.shut_out = 0 AND s.failed_total > :threshold
+  AND (CAST(:from_ms AS BIGINT) IS NULL OR s.last_failed_at_ms >= :from_ms)
+  AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
+    SELECT 1 FROM group_member AS m WHERE m.dk = s.dk AND m.name = :group_name))
+  AND (CAST(:acknowledged AS BIGINT) IS NULL OR :acknowledged = CASE WHEN EXISTS (
+    SELECT 1 FROM incident_member AS m JOIN incident AS i ON i.id = m.incident_id
+    WHERE m.dk = s.dk AND m.left_at_ms IS NULL AND i.state = 'acknowledged') THEN 1 ELSE 0 END)
+) AS found WHERE failed_total > :threshold
 
 -- name: notifications_page
 SELECT n.id, d.device_id, n.kind, n.opened_at_ms, n.closed_at_ms, n.consecutive_failures, n.last_error_code

@@ -14,6 +14,10 @@ UPDATE device_standing SET muted_by = :muted_by, mute_note = :mute_note WHERE dk
 SELECT id, old_state, new_state, reason, detail, at_ms FROM device_transition
 WHERE dk = :dk AND id < :before_id ORDER BY id DESC LIMIT :row_limit OFFSET :row_offset
 
+-- name: timeline_states
+SELECT id, old_state, new_state, reason, detail, at_ms FROM device_transition
+WHERE dk = :dk AND at_ms <= :at_ms ORDER BY at_ms DESC, id DESC LIMIT :row_limit
+
 -- name: transitions_count
 SELECT count(*) FROM device_transition WHERE dk = :dk
 

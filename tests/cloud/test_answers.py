@@ -39,6 +39,14 @@ ASKS: dict[str, tuple[str, str, Any]] = {
     "getTransitions": ("viewer", "/api/devices/pi-1/transitions", None),
     "postMute": ("operator", "/api/devices/pi-1/mute", {"for_s": 60}),
     "postUnmute": ("operator", "/api/devices/pi-1/unmute", None),
+    "getTimeline": ("viewer", "/api/devices/pi-1/timeline", None),
+    "getMe": ("viewer", "/api/me", None),
+    "putOperator": ("admin", "/api/operators/grace", {"password": "a long enough one", "grants": [{"role": "viewer"}]}),
+    "getOperators": ("admin", "/api/operators", None),
+    "deleteOperator": ("admin", "/api/operators/grace", None),
+    "postKey": ("admin", "/api/keys", {"name": "made", "role": "viewer"}),
+    "getKeys": ("admin", "/api/keys", None),
+    "deleteKey": ("admin", "/api/keys/made", None),
     "postCommand": ("operator", "/api/devices/pi-1/commands", {"kind": "sync"}),
     "getCommands": ("viewer", "/api/devices/pi-1/commands", None),
     "postDeviceToken": ("admin", "/api/devices/pi-1/token", None),
@@ -62,6 +70,8 @@ ASKS: dict[str, tuple[str, str, Any]] = {
     "deleteGroup": ("admin", "/api/groups/north", None),
     "patchDevice": ("operator", "/api/devices/pi-1", {"label": "desk", "tags": ["lab"]}),
     "getTags": ("viewer", "/api/tags", None),
+    "putTag": ("operator", "/api/tags/lab", {"tag": "lab-2"}),
+    "deleteTag": ("operator", "/api/tags/lab-2", None),
     "getOverview": ("viewer", "/api/overview", None),
     "getFaults": ("viewer", "/api/faults", None),
     "postEnrollCode": ("operator", "/api/enroll-codes", {"tags": ["lab"]}),
@@ -125,7 +135,7 @@ ASKS: dict[str, tuple[str, str, Any]] = {
 NO_RESOURCE = {
     "postTrack", "postBatch", "getTelemetryStatus", "getContents", "getChanges", "getProbe", "postProbe", "getHealth",
     "getAlerts", "postWebhookReplay", "postWebhookTest", "getSyncStatus", "postSyncProcess", "getSyncHealth",
-    "getSubscriptions", "putSubscriptions", "postEnrollmentChanged", "postProfileUpdated", "getDeviceConfig",
+    "getSubscriptions", "putSubscriptions", "postEnrollmentChanged", "postProfileUpdated", "getDeviceConfig", "getMe",
 }  # fmt: skip
 JSON_BELOW_API = [
     one for one in OPERATIONS if one.path.startswith("/api/") and any(reply.body is not None for reply in one.replies)

@@ -23,7 +23,7 @@ CRON = "cron-secret-of-the-matrix-0123456789"
 GROUPED = {
     "getDevices", "getDevice", "patchDevice", "getTransitions", "postMute", "postUnmute", "getOverview", "getFaults",
     "getGroups", "getIncidents", "getIncident", "postAcknowledge", "postCommand", "getCommands", "postRetire",
-    "postDeviceToken", "getTimeline",
+    "postDeviceToken", "getTimeline", "getMe",
 }  # fmt: skip
 #: Answered to anybody, whatever they hold.
 OPEN = {"P", "W", "C"}
