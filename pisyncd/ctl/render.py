@@ -34,6 +34,7 @@ def status(answer: Json, width: int) -> list[str]:
     lines += _intake(answer["intake"], width)
     lines += _records(answer["records"], width)
     lines += _disk(answer["disk"], width)
+    lines += _board(answer["board"], width)
     if answer["losses_total"]:
         count = answer["losses_total"]
         lines += labelled("Lost", f"{count} entr{'y' if count == 1 else 'ies'} in the ledger, see failures", width)
@@ -274,6 +275,16 @@ def _disk(disk: Json, width: int) -> list[str]:
         return labelled("Disk", f"{disk['path']}: {disk['fault']}", width)
     text = f"{size(disk['free_bytes'])} of {size(disk['total_bytes'])} free"
     return labelled("Disk", text if disk["enough"] else f"{text}, too little", width)
+
+
+def _board(board: Json, width: int) -> list[str]:
+    told = [plain(board["model"])] if board["model"] else []
+    if board["temperature_c"] is not None:
+        told.append(f"{board['temperature_c']:.0f} C")
+    if board["card_wear_percent"] is not None:
+        told.append(f"card worn {board['card_wear_percent']:.0f} %")
+    told += board["troubles"]
+    return labelled("Board", ", ".join(told), width) if told else []
 
 
 def _queue_state(file: Json) -> str:

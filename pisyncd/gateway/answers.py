@@ -10,11 +10,13 @@ import sqlite3
 from functools import cache
 from importlib import metadata
 
+from pisyncd import hardware
 from pisyncd.core import wire
 from pisyncd.gateway import rows, verdict
 from pisyncd.gateway.ports import Device, TransferView
 from pisyncd.gateway.views import (
     Backlog,
+    BoardView,
     ClassBacklog,
     ClockView,
     DiskView,
@@ -41,6 +43,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
     """The whole picture; at most some 20 KB."""
     link, stuck = device.link(), list(device.late())
     totals, room = await totals_of(outbox), await disk(device)
+    machine = await asyncio.to_thread(board)
     failures_total, paused = await outbox.queue.count_failures(), device.paused()
     failures = [rows.failure_of(row, outbox.db.now_ms()) for row in await outbox.queue.failures(STATUS_FAILURES)]
     moving, roots = await transfers(device, outbox), list(device.roots())
@@ -56,6 +59,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
             roots=roots,
             spool=learning.spool,
             disk=room,
+            board=machine,
             stuck=stuck,
             config_fault=device.config_fault,
             intake_fault=device.intake_fault,
@@ -82,6 +86,7 @@ async def status(device: Device, outbox: Outbox) -> Status:
         intake=learning,
         records=await records(outbox),
         disk=room,
+        board=machine,
         stuck=stuck,
         config_fault=device.config_fault,
         versions=versions(),
@@ -190,6 +195,23 @@ def clock(device: Device) -> ClockView:
         ahead_of_cloud_s=None if offset is None else -offset / 1000,
         boot_id=device.clock.boot_id,
         up_s=device.clock.boottime_ms() / 1000,
+    )
+
+
+def board() -> BoardView:
+    """What a Raspberry Pi knows of its power and its heat; reads a few files of the kernel."""
+    told = hardware.throttled()
+    troubles: list[str] = []
+    if told is not None:
+        now = {"under-voltage": told.under_voltage, "throttled": told.throttled, "too hot": told.temperature_limit}
+        troubles = [name for name, is_so in now.items() if is_so]
+        if told.under_voltage_since_boot and not told.under_voltage:
+            troubles.append("under-voltage since the start")
+    return BoardView(
+        model=hardware.model(),
+        temperature_c=hardware.temperature_c(),
+        card_wear_percent=hardware.card_wear_percent(),
+        troubles=troubles,
     )
 
 

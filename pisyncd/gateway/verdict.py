@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pisyncd.core.units import size
 from pisyncd.gateway.ports import LinkView, RootView, SpoolView
-from pisyncd.gateway.views import DiskView, FailureView, QueueTotals, Verdict
+from pisyncd.gateway.views import BoardView, DiskView, FailureView, QueueTotals, Verdict
 
 _LINK_WORDS = {
     "none": "no network",
@@ -31,6 +31,7 @@ class Facts:
     roots: Sequence[RootView]
     spool: SpoolView
     disk: DiskView
+    board: BoardView
     stuck: Sequence[str]
     config_fault: str
     intake_fault: str
@@ -100,6 +101,7 @@ def _wrong(facts: Facts) -> Iterator[str]:
         yield f"{count} file{_s(count)} could not be sent: `pisyncctl failures` says why"
 
 
+CARD_WORN_PERCENT = 90.0
 # Trouble of the way that does not pass by itself.
 _FOR_A_PERSON = ("token-refused", "storage-full", "storage-error")
 _INOTIFY_HINT = "raise fs.inotify.max_user_watches with sysctl; until then changes are found by looking again and again"
@@ -117,6 +119,10 @@ def _remarks(facts: Facts) -> Iterator[str]:
         yield f"learning events in {facts.spool.path} wait ({facts.spool.files} files): {facts.spool.paused}"
     if facts.link.fault_code and facts.link.fault_code not in _FOR_A_PERSON:
         yield f"the last attempt failed ({facts.link.backoff_reason}); {facts.link.fault_hint or 'it is tried again'}"
+    if any(trouble.startswith("under-voltage") for trouble in facts.board.troubles):
+        yield "the power supply is too weak (under-voltage): use the board's own supply and a short, thick cable"
+    if (facts.board.card_wear_percent or 0) >= CARD_WORN_PERCENT:
+        yield f"the card is worn ({facts.board.card_wear_percent:.0f} % of its life): take a new one along"
     postponed = sum(1 for failure in facts.failures if not failure.final)
     if postponed:
         yield f"{postponed} file{_s(postponed)} will be tried again by themselves; `pisyncctl retry all` does it now"

@@ -117,6 +117,15 @@ class DiskView(Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
+class BoardView(Struct, frozen=True, kw_only=True):
+    """What the board says of itself, where it does. `troubles` are for people: 'under-voltage'."""
+
+    model: str | None
+    temperature_c: float | None
+    card_wear_percent: float | None
+    troubles: list[str]
+
+
 class IntakeView(Struct, frozen=True, kw_only=True):
     """Learning events: `taken` since the start, `shedding` why behaviour is not taken now, sessions that go on."""
 
@@ -167,6 +176,7 @@ class Status(Struct, frozen=True, kw_only=True):
     intake: IntakeView
     records: RecordsView
     disk: DiskView
+    board: BoardView
     stuck: list[str]
     config_fault: str
     versions: Versions

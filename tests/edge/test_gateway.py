@@ -17,7 +17,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from pisyncd import hardware
 from pisyncd.core.errors import AlreadyRunning
+from pisyncd.core.vitals import Throttled
+from pisyncd.ctl import render
 from pisyncd.gateway.ports import LinkView, RootView, TransferView
 from pisyncd.gateway.serving import MODE, SocketUnusable, bind, serving
 from pisyncd.outbox.books import Cycle
@@ -64,6 +67,21 @@ async def test_status_of_a_quiet_device(rig: Rig) -> None:
     assert body["versions"]["python"]
     assert body["clock"]["up_s"] > 0
     assert body["roots"][0]["state"] == "watching"
+
+
+async def test_a_weak_supply_and_a_worn_card_are_said_with_what_to_do(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "throttled", lambda: Throttled(under_voltage=True, under_voltage_since_boot=True))
+    monkeypatch.setattr(hardware, "card_wear_percent", lambda: 100.0)
+    monkeypatch.setattr(hardware, "temperature_c", lambda: 71.6)
+    body = await get(rig, "/status")
+    assert body["verdict"] == "ok", "it works; it is a remark"
+    assert body["board"]["troubles"] == ["under-voltage"]
+    assert [each.partition(" (")[0] for each in body["advice"]] == [
+        "the power supply is too weak", "the card is worn"
+    ]  # fmt: skip
+    assert "72 C, card worn 100 %, under-voltage" in "\n".join(render.status(body, 80))
 
 
 async def test_status_counts_what_is_owed_by_class(rig: Rig) -> None:
