@@ -104,7 +104,7 @@ class Identity:
         found: tuple[Principal, int | None] | None = None
         if row is not None:
             found = self._device_principal(row), row["expires_at_ms"]
-            if row["used_at_ms"] is None:
+            if row["used_at_ms"] is None and row["succeeds"]:
                 await rotation.first_use(self._db, row, digest.hex(), self._now_ms())
         elif key is not None:
             found = _key_principal(key), key["expires_at_ms"]
@@ -123,7 +123,10 @@ class Identity:
         if row["expires_at_ms"] is not None:
             # Its successor is there already.
             renew_at_ms = None
-        return Principal(kind="device", name=row["device_id"], dk=row["dk"], renew_at_ms=renew_at_ms)
+        made_at_ms = row["created_at_ms"]
+        return Principal(
+            kind="device", name=row["device_id"], dk=row["dk"], token_at_ms=made_at_ms, renew_at_ms=renew_at_ms
+        )
 
     async def session(self, token: str) -> Principal | None:
         """The operator behind a page session, or None."""

@@ -53,7 +53,8 @@ class Rotation:
 
 async def _make(tx: Tx, principal: Principal, now_ms: int) -> str:
     token = new_secret("device")
-    await tx.run("end_unused_tokens", dk=principal.dk, ends_at_ms=now_ms + GRACE_MS)
+    ends_at_ms = now_ms + GRACE_MS
+    await tx.run("end_unused_tokens", dk=principal.dk, token_at_ms=principal.token_at_ms, ends_at_ms=ends_at_ms)
     await tx.run("drop_ended_tokens", dk=principal.dk, before_ms=now_ms - KEPT_MS)
     await tx.run("add_device_token", token_hash=wire.token_hash(token), dk=principal.dk, now_ms=now_ms)
     await audit.record(

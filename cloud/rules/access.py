@@ -52,7 +52,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Principal:
     """Who sent a request: a device (`dk`), a key or an operator (`name`, `grants`), or a user (`user_id`, a UUID).
 
-    `renew_at_ms`: of a device, when its token is to be replaced; None: not at all.
+    `token_at_ms`: of a device, when its token was made; `renew_at_ms`: when it is to be replaced, None: not at all.
     `scopes`: the parts of the API that a key is narrowed to; empty: all.
     """
 
@@ -62,6 +62,7 @@ class Principal:
     grants: tuple[Grant, ...] = ()
     scopes: frozenset[str] = frozenset()
     user_id: str = ""
+    token_at_ms: int = 0
     renew_at_ms: int | None = None
 
     @property

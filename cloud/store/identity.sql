@@ -8,7 +8,10 @@ UPDATE generation SET value = value + 1 WHERE name = 'identity'
 -- name: device_by_token
 -- Who holds this token now; an expired token or a revoked device is nobody.
 SELECT device.dk, device.device_id, device.rotate_at_ms, device_token.expires_at_ms, device_token.created_at_ms,
-       device_token.used_at_ms
+       device_token.used_at_ms, EXISTS (
+         SELECT 1 FROM device_token AS older
+         WHERE older.dk = device.dk AND older.created_at_ms < device_token.created_at_ms
+           AND (older.expires_at_ms IS NULL OR older.expires_at_ms > :now_ms)) AS succeeds
 FROM device_token JOIN device ON device.dk = device_token.dk
 WHERE device_token.token_hash = :token_hash
   AND (device_token.expires_at_ms IS NULL OR device_token.expires_at_ms > :now_ms)
@@ -24,9 +27,9 @@ WHERE dk = :dk AND created_at_ms < :created_at_ms
   AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
 
 -- name: end_unused_tokens
--- Tokens whose answer may have been lost on its way.
+-- Tokens that were given after the one in use, and whose answer may have been lost on its way.
 UPDATE device_token SET expires_at_ms = :ends_at_ms
-WHERE dk = :dk AND used_at_ms IS NULL AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
+WHERE dk = :dk AND used_at_ms IS NULL AND created_at_ms > :token_at_ms AND (expires_at_ms IS NULL OR expires_at_ms > :ends_at_ms)
 
 -- name: drop_ended_tokens
 DELETE FROM device_token WHERE dk = :dk AND expires_at_ms < :before_ms
