@@ -22,7 +22,7 @@ from pathlib import Path
 
 # First of all, because it keeps what structlog would drag in out of the process.
 from pisyncd import log, tcp
-from pisyncd.config import Config, advice, load, read_token
+from pisyncd.config import Config, advice, configured_token, load, read_fleet_key
 from pisyncd.core.errors import ConfigError, FatalError
 from pisyncd.runtime import memory
 
@@ -88,7 +88,13 @@ def _check(path: Path, config: Config) -> int:
     for line in advice(config, os.environ):
         print(f"warning: {line}", file=sys.stderr)
     # After the device's name, which is what the token is asked for with.
-    read_token(config, os.environ)
+    try:
+        configured_token(config, os.environ)
+    except ConfigError as error:
+        if error.code != "token-missing" or config.cloud.fleet_key_file is None:
+            raise
+        # Without a token the device makes one when it starts, as its own user and not as who looks at the settings.
+        read_fleet_key(config)
     if config.cloud.ca_file is not None:
         tcp.authorities(config.cloud.ca_file)
     print("all is right")

@@ -122,7 +122,8 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     sender.stopping = lambda: bool(stop)
     lanes.doubted = finisher.look_again if once else watcher.look_again
     own: list[Activity] = [] if once else [spool, sampler, orders]
-    if settings.own_token(config) is not None:
+    itself = settings.own_token(config)
+    if itself is not None and itself.token == token and not itself.accepted:
         told = functools.partial(setattr, device, "enrolment_fault")
         accepted = functools.partial(prober.asked, curious=False)
         own.append(Enroller(config, token, chance=random.random, accepted=accepted, told=told))

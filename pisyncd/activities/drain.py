@@ -136,7 +136,9 @@ class Drain:
                 self.offenders = items
             return
         self.pace.answered(time.monotonic() - began_s)
-        self.next = answer.next
+        # Of batches side by side only one answer carries the token.
+        token = answer.next.token or self.next.token
+        self.next = answer.next if token == answer.next.token else msgspec.structs.replace(answer.next, token=token)
         await self._account(items, answer.data)
 
     async def _account(self, items: list[wire.Item], answer: wire.BatchOutcome) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec.structs import replace
 
 from pisyncd import config as settings
 from pisyncd.config import Config
 from pisyncd.config.identity import KEPT, write_secret
 from pisyncd.config.schema import Cloud
 from pisyncd.core import wire
-from pisyncd.core.errors import LinkDown
+from pisyncd.core.errors import ConfigError, LinkDown
 from pisyncd.meters import Goodput
 from pisyncd.renewing import Renewing
 from pisyncd.uplink import Uplink
@@ -114,3 +115,30 @@ async def test_a_cloud_that_was_set_back_is_met_with_the_token_before(aiohttp_se
         await way.probe(5)
     assert (caught.value.code, way.token) == ("portal", "first"), "a portal knows neither: nothing is changed"
     await way.close()
+
+
+def test_a_prepared_card_makes_one_token_and_keeps_it(config: Config, tmp_path: Path) -> None:
+    (tmp_path / "fleet-key").write_text("pisync_fleet_key\n")
+    cloud = replace(config.cloud, token_file=None, fleet_key_file=tmp_path / "fleet-key")
+    card = replace(config, cloud=cloud)
+    assert settings.own_token(card) is None
+    token = settings.read_token(card, {})
+    assert settings.read_token(card, {}) == token
+    settings.accept_own_token(card)
+    own = settings.own_token(card)
+    assert own is not None
+    assert (own.token, own.accepted) == (token, True)
+    settings.store_token(card, {}, "given")
+    assert settings.read_token(card, {}) == "given"
+    assert settings.first_token(card, {}) == token
+    with pytest.raises(ConfigError) as caught:
+        settings.read_token(replace(card, cloud=replace(cloud, fleet_key_file=None)), {})
+    assert caught.value.code == "token-missing"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"two words here", b"\xff" * 20])
+def test_what_is_no_fleet_key(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "fleet-key").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        settings.read_secret_line(tmp_path / "fleet-key")
+    assert caught.value.hint
