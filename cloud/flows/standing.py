@@ -70,14 +70,15 @@ class Assessing:
         now_ms = self._now_ms()
         async with self._db.transaction() as tx:
             rows = await tx.all("standings_due", after=after, now_ms=now_ms, row_limit=GROUP_MAX)
-            judged = [self._judge(row, self._of_sites.get(row["dk"]), now_ms) for row in rows]
+            names = list(rows[0].keys()) if rows else []
+            told = (dict(zip(names, cast("Iterable[Any]", row), strict=True)) for row in rows)
+            judged = [self._judge(each, self._of_sites.get(each["dk"]), now_ms) for each in told]
             changes = [change for _, change in judged if change is not None]
             await _write(tx, [standing for standing, _ in judged], changes, now_ms)
         return len(rows), len(changes), rows[-1]["dk"] if len(rows) == GROUP_MAX else None
 
-    def _judge(self, row: Row, calendar: str | None, now_ms: int) -> tuple[Standing, Transition | None]:
+    def _judge(self, told: dict[str, Any], calendar: str | None, now_ms: int) -> tuple[Standing, Transition | None]:
         # Not strictly: SQLite knows no booleans.
-        told: dict[str, Any] = dict(zip(row.keys(), cast("Iterable[Any]", row), strict=True))
         facts = msgspec.convert(told, Facts, strict=False)
         known = self._calendars.get(calendar, self._default) if calendar else self._default
         return rules.judge(msgspec.convert(told, Standing, strict=False), facts, known, self._terms, now_ms)

@@ -31,7 +31,7 @@ DAYS_MAX = 400
 HOUR_S = 3600
 
 
-class Rhythm(msgspec.Struct, kw_only=False, array_like=True):
+class Rhythm(msgspec.Struct, kw_only=False, array_like=True, gc=False):
     """Per weekday: days seen, days with contact, and the weight of each hour; the last contact's day and hour."""
 
     days: list[float]

@@ -54,7 +54,7 @@ class Terms:
     recovering_above: int = 50
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of a device now; see device_state. `alert_at_ms`: since when its syncs fail again and again."""
 
     seen_ms: int | None
@@ -66,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     shut_out: bool = False
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
+class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is kept of a device; see device_standing."""
 
     dk: int
@@ -89,7 +89,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     clear_at_ms: int | None = None
 
 
-class Transition(msgspec.Struct, frozen=True, kw_only=True):
+class Transition(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One change of `state`; `at_ms` is when it came about, which may be before it was noticed."""
 
     dk: int
@@ -100,7 +100,7 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     at_ms: int
 
 
-class _Found(msgspec.Struct, frozen=True, kw_only=True):
+class _Found(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a device is, before muting: since when, why, and when time alone would change it."""
 
     state: StateName

@@ -11,7 +11,7 @@ from itertools import islice
 
 import asyncpg
 
-from cloud.flows.identity import new_secret
+from cloud.flows.rotation import new_secret
 from cloud.rules.streaks import State
 from cloud.store import drivers, events
 from cloud.store.db import Tx

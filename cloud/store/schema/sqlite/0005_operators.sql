@@ -81,7 +81,6 @@ CREATE TABLE device_standing (
     CHECK ((state = 'muted') = (muted_until_ms IS NOT NULL) OR state = 'retired')
 );
 CREATE INDEX device_standing_state ON device_standing (state, since_ms);
-CREATE INDEX device_standing_due ON device_standing (due_at_ms) WHERE due_at_ms IS NOT NULL;
 
 INSERT INTO device_standing (dk, since_ms, state, under, reason)
 SELECT d.dk, coalesce(d.revoked_at_ms, d.enrolled_at_ms),
