@@ -118,13 +118,23 @@ async def devices(
 
 
 async def _found_once(tx: Tx, chosen: dict[str, Any]) -> dict[str, Any]:
-    """A search goes through all names once, not with every statement of a page; one that finds most of them stays."""
-    if chosen["pattern"] is None:
-        return chosen
-    found = await tx.all("fleet_found", pattern=chosen["pattern"], row_limit=FOUND_MAX + 1)
-    if len(found) > FOUND_MAX:
-        return chosen
-    return {**chosen, "pattern": None, "keys": msgspec.json.encode([row["dk"] for row in found]).decode()}
+    """What takes a look at every device is looked for once, not with every statement of a page; a search that finds
+    more than FOUND_MAX stays as it is, for then a page is soon full."""
+    keys: set[int] | None = None
+    for name, fields in _LOOKED_FOR.items():
+        asked = {field: chosen[field] for field in fields}
+        if asked in _NOT_LOOKED_FOR:
+            continue
+        found = {row["dk"] for row in await tx.all(name, **asked, row_limit=FOUND_MAX + 1)}
+        if len(found) <= FOUND_MAX:
+            keys = found if keys is None else keys & found
+            chosen = {**chosen, **dict.fromkeys(fields), "never": 0 if "never" in fields else chosen["never"]}
+    return chosen if keys is None else {**chosen, "keys": msgspec.json.encode(sorted(keys)).decode()}
+
+
+_AGE = ("success_from_ms", "success_to_ms", "never")
+_LOOKED_FOR = {"fleet_found": ("pattern",), "fleet_found_by_age": _AGE}
+_NOT_LOOKED_FOR = ({"pattern": None}, {"success_from_ms": None, "success_to_ms": None, "never": 0})
 
 
 async def _by_attention(

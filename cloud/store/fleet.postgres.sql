@@ -10,7 +10,8 @@ FROM (
     SELECT k.dk FROM device AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk = ANY (ARRAY(
+        SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT))))
       AND (CAST(:state AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM device_standing AS h WHERE h.dk = k.dk AND h.state = :state))
       AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
@@ -40,7 +41,8 @@ FROM (
     SELECT k.dk FROM device_state AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk = ANY (ARRAY(
+        SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT))))
       AND (CAST(:state AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM device_standing AS h WHERE h.dk = k.dk AND h.state = :state))
       AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
@@ -69,7 +71,8 @@ FROM (
     SELECT k.dk FROM device_standing AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk = ANY (ARRAY(
+        SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT))))
       AND (CAST(:state AS TEXT) IS NULL OR k.state = :state)
       AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
@@ -85,18 +88,19 @@ FROM (
         SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms < :success_to_ms))
       AND (CAST(:never AS BIGINT) = 0 OR EXISTS (
         SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms IS NULL))
-    ORDER BY k.since_ms DESC, k.dk LIMIT :row_limit OFFSET :row_offset
+    ORDER BY k.since_ms DESC, k.dk DESC LIMIT :row_limit OFFSET :row_offset
 ) AS page
 JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
 LEFT JOIN device_vitals AS v ON v.dk = s.dk
-ORDER BY h.since_ms DESC, h.dk
+ORDER BY h.since_ms DESC, h.dk DESC
 
 -- name: fleet_counts
 -- How many of them stand how.
 SELECT k.state, count(*) AS devices FROM device_standing AS k
     WHERE (CAST(:groups AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS r WHERE r.dk = k.dk AND r.name IN (SELECT jsonb_array_elements_text(CAST(:groups AS jsonb)))))
-      AND (CAST(:keys AS TEXT) IS NULL OR k.dk IN (SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT)))
+      AND (CAST(:keys AS TEXT) IS NULL OR k.dk = ANY (ARRAY(
+        SELECT CAST(jsonb_array_elements_text(CAST(:keys AS jsonb)) AS BIGINT))))
       AND (CAST(:state AS TEXT) IS NULL OR k.state = :state)
       AND (CAST(:group_name AS TEXT) IS NULL OR EXISTS (
         SELECT 1 FROM group_member AS m WHERE m.dk = k.dk AND m.name = :group_name))
@@ -119,6 +123,14 @@ GROUP BY k.state
 -- PostgreSQL only: in the collation C, as SQLite does it; another makes it three times as slow.
 SELECT dk FROM device
 WHERE lower(device_id COLLATE "C") LIKE :pattern ESCAPE '\' OR lower(label COLLATE "C") LIKE :pattern ESCAPE '\'
+LIMIT :row_limit
+
+-- name: fleet_found_by_age
+-- Keys of devices by the age of their last success.
+SELECT dk FROM device_state
+WHERE (CAST(:success_from_ms AS BIGINT) IS NULL OR last_success_at_ms >= :success_from_ms)
+  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR last_success_at_ms < :success_to_ms)
+  AND (CAST(:never AS BIGINT) = 0 OR last_success_at_ms IS NULL)
 LIMIT :row_limit
 
 -- name: fleet_device

@@ -85,11 +85,11 @@ FROM (
         SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms < :success_to_ms))
       AND (CAST(:never AS BIGINT) = 0 OR EXISTS (
         SELECT 1 FROM device_state AS s WHERE s.dk = k.dk AND s.last_success_at_ms IS NULL))
-    ORDER BY k.since_ms DESC, k.dk LIMIT :row_limit OFFSET :row_offset
+    ORDER BY k.since_ms DESC, k.dk DESC LIMIT :row_limit OFFSET :row_offset
 ) AS page
 JOIN device_state AS s ON s.dk = page.dk JOIN device AS d ON d.dk = s.dk JOIN device_standing AS h ON h.dk = s.dk
 LEFT JOIN device_vitals AS v ON v.dk = s.dk
-ORDER BY h.since_ms DESC, h.dk
+ORDER BY h.since_ms DESC, h.dk DESC
 
 -- name: fleet_counts
 -- How many of them stand how.
@@ -118,6 +118,14 @@ GROUP BY k.state
 -- Keys of devices by a part of their id or label.
 SELECT dk FROM device
 WHERE lower(device_id) LIKE :pattern ESCAPE '\' OR lower(label) LIKE :pattern ESCAPE '\'
+LIMIT :row_limit
+
+-- name: fleet_found_by_age
+-- Keys of devices by the age of their last success.
+SELECT dk FROM device_state
+WHERE (CAST(:success_from_ms AS BIGINT) IS NULL OR last_success_at_ms >= :success_from_ms)
+  AND (CAST(:success_to_ms AS BIGINT) IS NULL OR last_success_at_ms < :success_to_ms)
+  AND (CAST(:never AS BIGINT) = 0 OR last_success_at_ms IS NULL)
 LIMIT :row_limit
 
 -- name: fleet_device

@@ -80,7 +80,7 @@ CREATE TABLE device_standing (
     clear_at_ms     BIGINT,                        -- when the backlog should be gone
     CHECK ((state = 'muted') = (muted_until_ms IS NOT NULL) OR state = 'retired')
 ) WITH (fillfactor = 70);  -- judged again with every contact
-CREATE INDEX device_standing_state ON device_standing (state, since_ms);
+CREATE INDEX device_standing_state ON device_standing (state, since_ms, dk);
 
 INSERT INTO device_standing (dk, since_ms, state, under, reason)
 SELECT d.dk, coalesce(d.revoked_at_ms, d.enrolled_at_ms),
