@@ -118,10 +118,11 @@ async def put_operator(request: web.Request) -> web.Response:
             )  # fmt: skip
         await operators.add(db, name, said.password, said.grants, now_ms=now_ms, actor=actor)
     else:
-        if said.grants is not None:
-            await operators.set_grants(db, name, said.grants, now_ms=now_ms, actor=actor)
+        # A password that is too weak changes nothing.
         if said.password is not None:
             await operators.set_password(db, name, said.password, now_ms=now_ms, actor=actor)
+        if said.grants is not None:
+            await operators.set_grants(db, name, said.grants, now_ms=now_ms, actor=actor)
     if said.disabled is not None:
         await operators.set_disabled(db, name, said.disabled, now_ms=now_ms, actor=actor)
     async with db.reading() as tx:

@@ -20,7 +20,7 @@ from pisyncd.core.errors import TransientError
 
 log = structlog.get_logger()
 
-LOOK_S = 5.0
+LOOK_S = 20.0
 
 
 class UnderWay:

@@ -204,7 +204,7 @@ class _Judge:
         self.known.messages[unit.dk, _user(unit, fact), fact.item_id] = fact.digest
         self.changes.messages.append(rows.message(unit.dk, _user(unit, fact), fact, self.now_ms))
         if fact.vitals is not None:
-            self.changes.vitals[unit.dk] = rows.vitals(unit.dk, fact.vitals, fact.body, self.now_ms)
+            self.changes.vitals[unit.dk] = rows.vitals(unit.dk, fact.vitals, self.now_ms)
             self.changes.results += [
                 (each.state, each.detail, self.now_ms, each.id, unit.dk) for each in fact.vitals.commands
             ]

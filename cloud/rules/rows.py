@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+from msgspec.structs import replace
+
 from cloud.rules.facts import UNSTAMPED, Fact, MessageFact, Place, Stamp, SyncFact, TrackFact
 from pisyncd.core import envelope, wire
 from pisyncd.core.envelope import Envelope
@@ -63,8 +66,10 @@ def message(dk: int, user_id: str, fact: MessageFact, now_ms: int) -> tuple[Any,
     )
 
 
-def vitals(dk: int, told: Vitals, body: str, now_ms: int) -> tuple[Any, ...]:
-    """A row of device_vitals. A time that the device's clock cannot know yet is that of receipt."""
+def vitals(dk: int, told: Vitals, now_ms: int) -> tuple[Any, ...]:
+    """A row of device_vitals: what is understood of a report. A time that the device's clock cannot know yet is that of
+    receipt."""
+    body = msgspec.json.encode(replace(told, commands=[])).decode()
     at_ms = wire.from_rfc3339(told.at) if told.at and told.clock_trusted else None
     share: float | None = None
     if told.disk_free_bytes is not None and told.disk_total_bytes:
