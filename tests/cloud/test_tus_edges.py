@@ -175,8 +175,9 @@ async def test_a_newcomer_ends_a_dead_connection(lite: Device, newcomer: str) ->
     assert (await lite.download("r/x")).body == data
 
 
-async def test_many_writers_of_one_upload_never_corrupt_it(lite: Device) -> None:
+async def test_many_writers_of_one_upload_never_corrupt_it(start_cloud: StartCloud) -> None:
     """Every writer goes on from the offset that it was told, over and over, against all the others."""
+    lite = await Device.enroll(await start_cloud(rate_device_requests=0))
     data = os.urandom(2_000_000)
     at = (await lite.create(len(data), path=b"r/x", sha256=sha256(data).encode())).headers["Location"]
 
