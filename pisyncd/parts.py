@@ -11,7 +11,6 @@ from pisyncd import config as settings
 from pisyncd import meters
 from pisyncd.activities.clerk import Clerk
 from pisyncd.activities.cycle import SyncCycle
-from pisyncd.activities.enroller import Enroller
 from pisyncd.activities.finisher import Finisher
 from pisyncd.activities.janitor import Janitor
 from pisyncd.activities.lanes import Lanes
@@ -124,6 +123,9 @@ def compose(config: Config, token: str, outbox: Outbox, stop: Stop, notifier: No
     own: list[Activity] = [] if once else [spool, sampler, orders]
     itself = settings.own_token(config)
     if itself is not None and itself.token == token and not itself.accepted:
+        # Only the few that are not in yet need it.
+        from pisyncd.activities.enroller import Enroller
+
         told = functools.partial(setattr, device, "enrolment_fault")
         accepted = functools.partial(prober.asked, curious=False)
         own.append(Enroller(config, token, chance=random.random, accepted=accepted, told=told))

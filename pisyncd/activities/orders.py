@@ -19,7 +19,6 @@ from pisyncd.core.settle import Sighting
 from pisyncd.core.vitals import OWN_ROOT, Command, CommandResult
 from pisyncd.outbox import Outbox
 from pisyncd.runtime.activity import Wake
-from pisyncd.sources import support
 
 log = structlog.get_logger()
 
@@ -89,6 +88,9 @@ class Orders:
         return ""
 
     async def _bundle(self, command_id: str) -> str:
+        # Only here: what packs archives would stay in the memory of a daemon that is never asked.
+        from pisyncd.sources import support
+
         name = support.file_name(command_id)
         path = self._directory / name
         parts = await self._describe()
@@ -109,7 +111,7 @@ class Orders:
             return []
 
     async def _tidy(self) -> None:
-        for path in await asyncio.to_thread(support.bundles, self._directory):
+        for path in await asyncio.to_thread(lambda: sorted(self._directory.glob("support/*.tar.gz"))):
             name = str(path.relative_to(self._directory))
             states = [each["state"] for each in await self._outbox.queue.versions(OWN_ROOT, name.encode())]
             if not {"pending", "uploading"} & set(states):

@@ -25,11 +25,6 @@ def file_name(command_id: str) -> str:
     return BUNDLE_PATH.partition("/")[2].format(id=safe)
 
 
-def bundles(directory: Path) -> list[Path]:
-    """The bundles that stand there."""
-    return sorted(directory.glob("support/*.tar.gz"))
-
-
 def write(path: Path, parts: Mapping[str, object]) -> os.stat_result:
     """Writes an archive of `parts` (file name -> text, or anything that JSON can say), of the journal and of what the
     kernel says; complete before it has its name. Raises OSError."""
