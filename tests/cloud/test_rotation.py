@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 from conftest import Cloud, StartCloud
@@ -11,7 +13,7 @@ from cloud.flows import identity, rotation
 from cloud.flows.identity import Identity
 from cloud.flows.rotation import GRACE_MS, Rotation
 from cloud.services import wall_ms
-from cloud.store.db import Database
+from cloud.store.db import Database, Tx
 from pisyncd.core import wire
 
 NUMBERS = itertools.count(1)
@@ -61,7 +63,7 @@ async def test_a_device_is_given_a_new_token_when_somebody_asks(cloud: Cloud) ->
     assert rows[1]["expires_at_ms"] is None
 
 
-async def _tokens(tx, tokens, now_ms):  # type: ignore[no-untyped-def]
+async def _tokens(tx: Tx, tokens: Sequence[str], now_ms: int) -> AsyncIterator[Any]:
     for token in tokens:
         yield await tx.one("device_by_token", token_hash=wire.token_hash(token), now_ms=now_ms)
 
