@@ -96,7 +96,8 @@ class Rates:
     async def address(self, address: str) -> None:
         """Counts a request of whoever it may be. Raises Refusal 429."""
         most = self._limits.address_requests
-        await self._admit("address", "", proxies.bucket(address), most, 1, "requests are taken from one address")
+        what = "requests are taken from one address"
+        await self._admit("address", "", proxies.bucket(address), most, 1, what, told=False)
 
     async def login(self, address: str, name: str) -> None:
         """Counts an attempt to sign in, for the address and for the name. Raises Refusal 429."""
@@ -111,13 +112,16 @@ class Rates:
             "enroll", "", proxies.bucket(address), most, 1, "attempts to enrol are taken from one address"
         )
 
-    async def _admit(self, policy: str, kind: str, who: str, most: int, count: int, what: str) -> Left | None:
+    async def _admit(
+        self, policy: str, kind: str, who: str, most: int, count: int, what: str, *, told: bool = True
+    ) -> Left | None:
+        """`told`: what is left is shown to who passes; finding it costs as much as counting."""
         if not most:
             return None
         item = self._items.get(most) or self._items.setdefault(most, RateLimitItemPerMinute(most))
         # A request that is larger than the limit itself would otherwise never pass.
         cost = min(max(count, 1), most)
-        passed, left = await self._hit(item, (policy, kind, who), cost)
+        passed, left = await self._hit(item, (policy, kind, who), cost, told)
         if passed:
             return left
         self.refused += 1
@@ -131,21 +135,29 @@ class Rates:
             headers={"Retry-After": str(wait_s), **left.headers},
         )
 
-    async def _hit(self, item: RateLimitItemPerMinute, key: tuple[str, str, str], cost: int) -> tuple[bool, Left]:
+    async def _hit(
+        self, item: RateLimitItemPerMinute, key: tuple[str, str, str], cost: int, told: bool
+    ) -> tuple[bool, Left]:
         if self._shared is not None and time.monotonic() >= self._shared_again_s:
             try:
-                return await _counted(self._shared, item, key, cost)
+                return await _counted(self._shared, item, key, cost, told)
             except Exception as error:
                 # Redis may be away; devices must not be shut out for that, nor let in without any limit.
                 self._shared_again_s = time.monotonic() + RETRY_S
                 log.warning("rates.storage_lost", error=repr(error)[:200], again_s=RETRY_S)
-        return await _counted(self._own, item, key, cost)
+        return await _counted(self._own, item, key, cost, told)
 
 
 async def _counted(
-    limiter: SlidingWindowCounterRateLimiter, item: RateLimitItemPerMinute, key: tuple[str, str, str], cost: int
+    limiter: SlidingWindowCounterRateLimiter,
+    item: RateLimitItemPerMinute,
+    key: tuple[str, str, str],
+    cost: int,
+    told: bool,
 ) -> tuple[bool, Left]:
     passed = await limiter.hit(item, *key, cost=cost)
+    if passed and not told:
+        return True, Left(policy=key[0], most=item.amount, remaining=item.amount, reset_s=WINDOW_S)
     stats = await limiter.get_window_stats(item, *key)
     reset_s = min(WINDOW_S, max(1, round(stats.reset_time - time.time())))
     return passed, Left(policy=key[0], most=item.amount, remaining=stats.remaining, reset_s=reset_s)
